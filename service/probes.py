@@ -1,17 +1,18 @@
 """Probes for container engines and Kubernetes: whether a process is ready, and may be stopped.
 
-Run as `python -m service.probes api|live|worker|drain`; exit status 0 means yes. It has few
-imports, because it runs very often.
+Run as `python -m service.probes api|live|worker|drain`; exit status 0 means yes. `api` and `live`
+print what is wrong. It has few imports, because it runs very often.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
 import psycopg
@@ -35,14 +36,20 @@ _BEATS = """
 """
 
 
-def answers(path: str, port: int) -> bool:
-    """Return whether the API on this host answers with success, without a proxy."""
+def find_faults(path: str, port: int) -> list[str]:
+    """Return what is wrong with the API on this host, asked without a proxy; mostly nothing.
+
+    Of `/readyz` these are the parts that fail, in its own words.
+    """
     url = f"http://127.0.0.1:{port}{path}"
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=_ANSWER_SECONDS):
-            return True
-    except (URLError, OSError):
-        return False
+            return []
+    except HTTPError as error:
+        with error:
+            return _name_failed_checks(error.read()) or [f"{url} answered with {error.code}"]
+    except (URLError, OSError) as error:
+        return [f"{url} does not answer: {getattr(error, 'reason', error)}"]
 
 
 def beats(database_url: str, hostname: str) -> bool:
@@ -88,15 +95,31 @@ def main(arguments: list[str]) -> int:
     url, hostname = os.environ.get("EXCISE_DATABASE_URL", ""), socket.gethostname()
     match arguments:
         case ["api", port]:
-            return int(not answers("/readyz", int(port)))
+            return _report(find_faults("/readyz", int(port)))
         case ["live", port]:
-            return int(not answers("/healthz", int(port)))
+            return _report(find_faults("/healthz", int(port)))
         case ["worker"]:
             return int(not beats(url, hostname))
         case ["drain", seconds]:
             return int(not drain(url, hostname, float(seconds)))
     print("usage: python -m service.probes api PORT | live PORT | worker | drain SECONDS")
     return 2
+
+
+def _report(faults: list[str]) -> int:
+    """Print each fault on a line of its own; return the exit status."""
+    for fault in faults:
+        print(fault)
+    return int(bool(faults))
+
+
+def _name_failed_checks(body: bytes) -> list[str]:
+    """Return `part: detail` of the checks that failed; nothing if the body is not `/readyz`'s."""
+    try:
+        checks = json.loads(body)["checks"]
+        return [f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _ask(database_url: str, statement: str, hostname: str) -> tuple[object, ...] | None:

@@ -149,6 +149,19 @@ def test_the_apis_pools_are_the_existing_servers() -> None:
         assert environment[pool["api_key_env"]]["valueFrom"] == key["valueFrom"]
 
 
+def test_a_broker_that_is_away_takes_no_api_out_of_the_service() -> None:
+    """The API takes jobs without it; only its start waits for everything."""
+    [container] = find(render_example("minimal.yaml"), "Deployment", "prod-excise-api")["spec"][
+        "template"
+    ]["spec"]["containers"]
+    probes = {name: container[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
+    assert {name: probe["httpGet"]["path"] for name, probe in probes.items()} == {
+        "startup": "/readyz",
+        "liveness": "/healthz",
+        "readiness": "/healthz",
+    }
+
+
 def test_a_worker_may_finish_its_stage_before_it_is_killed() -> None:
     manifests = render_example("gpu-serving.yaml", "--set", "worker.drainSeconds=7200")
     spec = find(manifests, "Deployment", WORKER)["spec"]["template"]["spec"]

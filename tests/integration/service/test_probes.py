@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -54,21 +56,62 @@ def end_job(database: Database) -> None:
         heartbeat_worker(session, "worker_1", HOST, 1, None)
 
 
-@pytest.mark.parametrize(("path", "status"), [("/readyz", 200), ("/readyz", 503)])
-def test_the_api_is_ready_when_it_says_so(path: str, status: int) -> None:
+READY = {"status": "ok", "checks": {"workers": {"ok": False, "detail": "none alive"}}}
+UNREADY = {
+    "status": "unavailable",
+    "checks": {
+        "database": {"ok": True, "detail": "answers"},
+        "broker": {"ok": False, "detail": "does not answer (ConnectionError)"},
+        "rate_limits": {"ok": False, "detail": "the broker is away"},
+    },
+}
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[int]:
+    """Provide the port of an API whose /readyz answers this."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == path else 404)
+            self.send_response(status if self.path == "/readyz" else 404)
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        assert probes.main(["api", str(server.server_port)]) == int(status != 200)
+        yield server.server_port
         server.shutdown()
-    assert probes.main(["live", str(server.server_port)]) == 1  # nothing is listening any more
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, json.dumps(READY).encode(), ""),
+        (
+            503,
+            json.dumps(UNREADY).encode(),
+            "broker: does not answer (ConnectionError)\nrate_limits: the broker is away\n",
+        ),
+        (503, b"<html>", "http://127.0.0.1:PORT/readyz answered with 503\n"),
+        (500, b"[]", "http://127.0.0.1:PORT/readyz answered with 500\n"),
+    ],
+)
+def test_the_api_is_ready_when_it_says_so_or_what_is_wrong_is_printed(
+    status: int, body: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(status, body) as port:
+        assert probes.main(["api", str(port)]) == int(status != 200)
+    assert capsys.readouterr().out == said.replace("PORT", str(port))
+
+
+def test_an_api_that_does_not_answer_is_not_alive(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(200, b"") as port:
+        pass
+    assert probes.main(["live", str(port)]) == 1
+    assert f"127.0.0.1:{port}/healthz does not answer: " in capsys.readouterr().out
 
 
 def test_a_worker_is_ready_while_it_sends_heartbeats(database: Database, busy_worker: str) -> None:
