@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "compose"
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "deploy" / "compose"
+RUNBOOKS = ROOT / "docs" / "runbooks"
 
 
 def test_a_broker_that_is_away_takes_no_api_out_of_the_proxy() -> None:
@@ -12,3 +14,15 @@ def test_a_broker_that_is_away_takes_no_api_out_of_the_proxy() -> None:
     lines = (FOLDER / "haproxy.cfg").read_text(encoding="utf-8").splitlines()
     checks = [line.split() for line in lines if "httpchk" in line]
     assert checks == [["option", "httpchk", "GET", "/healthz"]]
+
+
+def test_a_restore_puts_checkpoints_back_before_workers_look_for_them() -> None:
+    text = (RUNBOOKS / "backup-and-restore.md").read_text(encoding="utf-8")
+    block = text.partition("## Restore")[2].split("```")[1]
+    commands = block.strip().splitlines()
+    starting = [number for number, line in enumerate(commands) if " up " in line]
+    placing = [number for number, line in enumerate(commands) if "models" in line]
+    assert len(placing) == 2
+    assert starting == [0, len(commands) - 1]
+    assert commands[0].endswith("postgres valkey")
+    assert placing[0] - 1 == commands.index("docker compose create worker")
