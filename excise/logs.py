@@ -19,7 +19,9 @@ from excise.redaction import find_secrets, redact, redact_value, register_secret
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_CHATTY = ("httpx", "httpcore")  # log every request, and the service polls its servers constantly
+_CHATTY = ("httpx", "httpcore", "alembic.runtime.migration")
+"""They log every request, and every look at the schema: the service polls its servers constantly,
+and each readiness check looks at the schema."""
 _HALF = 16 * 1024
 """Characters kept at the beginning, and at the end, of a long message or traceback."""
 _LONGEST_SECRET = 1024

@@ -37,6 +37,7 @@ from service.metrics.requests import RequestMetrics
 from service.metrics.storage import StorageCollector
 from service.middleware import BodyLimits, RequestEnvelope
 from service.openapi import install_openapi
+from service.outages import OutageRecord
 from service.problems import install_error_handlers
 from service.prompt_sets import routes as prompt_set_routes
 from service.relay import Relay
@@ -131,6 +132,7 @@ def build_context(settings: Settings) -> AppContext:
         stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
         download_threads=CapacityLimiter(settings.download_threads),
         metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
+        outages=OutageRecord(),
     )
 
 

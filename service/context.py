@@ -15,6 +15,7 @@ from service.gateway.gateway import Gateway
 from service.jobs.feed import EventFeed
 from service.jobs.stream_limits import StreamLimits
 from service.metrics.exposition import Exposition
+from service.outages import OutageRecord
 from service.settings import Settings
 
 
@@ -31,6 +32,7 @@ class AppContext:
     stream_limits: StreamLimits
     download_threads: CapacityLimiter
     metrics: Exposition
+    outages: OutageRecord
 
 
 def get_context(request: Request) -> AppContext:

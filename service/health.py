@@ -78,12 +78,19 @@ def count_live_workers(session: Session, silent_seconds: float) -> int:
 
 
 def _run(name: str, check: Callable[[AppContext], Check], context: AppContext) -> Check:
-    """Return the check's result; exceptions are logged and not shown to the client."""
+    """Return the check's result; exceptions are not shown to the client.
+
+    Only the first exception of an outage is logged, and its end: probes ask all the time.
+    """
     try:
-        return check(context)
+        result = check(context)
     except Exception as error:
-        logger.exception("readiness check %s failed", name)
+        if context.outages.note_failure(name):
+            logger.exception("readiness check %s failed", name)
         return Check(ok=False, detail=f"does not answer ({type(error).__name__})")
+    if context.outages.note_success(name):
+        logger.info("readiness check %s works again", name)
+    return result
 
 
 def _check_database(context: AppContext) -> Check:

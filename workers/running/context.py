@@ -113,18 +113,24 @@ class TaskContext:
         """Return the result of `operation`, run in a transaction of its own.
 
         If the database is unreachable, retries for as long as the lease lasts, so that a restart of
-        the server does not discard hours of work.
+        the server does not discard hours of work. An outage is logged once, and so is its end.
         """
-        give_up_at = time.monotonic() + self.settings.lease_seconds
+        started_at, is_away = time.monotonic(), False
         while True:
             try:
                 with self.database.transaction() as session:
-                    return operation(session)
+                    result = operation(session)
             except (OperationalError, InterfaceError) as error:
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > started_at + self.settings.lease_seconds:
                     raise
-                logger.warning("database away, trying again: %s", type(error.orig).__name__)
+                if not is_away:
+                    logger.warning("database away, trying again: %s", type(error.orig).__name__)
+                is_away = True
                 time.sleep(OUTAGE_PAUSE_SECONDS)
+            else:
+                if is_away:
+                    logger.info("database back after %.1f s", time.monotonic() - started_at)
+                return result
 
 
 def poll_cancellation(context: TaskContext) -> Advance:

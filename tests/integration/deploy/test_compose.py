@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "compose"
 RUNBOOKS = ROOT / "docs" / "runbooks"
+SERVICES = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))["services"]
 
 
 def test_a_broker_that_is_away_takes_no_api_out_of_the_proxy() -> None:
@@ -26,3 +29,9 @@ def test_a_restore_puts_checkpoints_back_before_workers_look_for_them() -> None:
     assert starting == [0, len(commands) - 1]
     assert commands[0].endswith("postgres valkey")
     assert placing[0] - 1 == commands.index("docker compose create worker")
+
+
+def test_no_container_s_log_fills_the_disk() -> None:
+    for name, service in SERVICES.items():
+        logging = {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}}
+        assert service.get("logging") == logging, name

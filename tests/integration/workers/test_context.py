@@ -235,8 +235,10 @@ def break_connection(session: Session) -> None:
 
 
 def test_an_outage_of_the_database_is_waited_out(
-    context: JobContext, monkeypatch: pytest.MonkeyPatch
+    context: JobContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The log has its beginning and its end."""
+    caplog.set_level("INFO", context_module.logger.name)
     monkeypatch.setattr(context_module, "OUTAGE_PAUSE_SECONDS", 0.01)
     calls = []
 
@@ -248,6 +250,10 @@ def test_an_outage_of_the_database_is_waited_out(
 
     assert context.transact(operate) == "done"
     assert len(calls) == 3
+    assert [message.partition(" after ")[0] for message in caplog.messages] == [
+        "database away, trying again: AdminShutdown",
+        "database back",
+    ]
 
 
 def test_an_outage_longer_than_the_lease_ends_the_attempt_not_the_job(
