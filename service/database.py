@@ -99,6 +99,12 @@ def fetch_now(session: Session) -> datetime:
     return session.execute(select(func.clock_timestamp(type_=DateTime(True)))).scalar_one()
 
 
+def fetch_server_start(session: Session) -> datetime:
+    """Return when the database server was last started."""
+    start = func.pg_postmaster_start_time(type_=DateTime(True))
+    return session.execute(select(start)).scalar_one()
+
+
 def clean_message(message: str) -> str:
     """Return `message` as PostgreSQL can store it: no NUL or lone surrogates, bounded length."""
     cleaned = message.replace("\0", "").encode("utf-8", "replace").decode()

@@ -71,7 +71,7 @@ class Relay:
         settings = self._settings
         for policy in _POLICIES:
             with self._database.transaction() as session:
-                for row_id in sweep(session, policy, settings.max_attempts):
+                for row_id in sweep(session, policy, settings.lease_seconds, settings.max_attempts):
                     logger.warning("lease of %s %s expired", policy.name, row_id)
                     LEASES_EXPIRED.labels(policy.name).inc()
         with self._database.transaction() as session:

@@ -16,7 +16,7 @@ from excise.names import OPEN_STATUSES, JobStatus, StageStatus
 from service.database import fetch_now
 from service.jobs.shard_states import list_held_shards, prolong_shards_of
 from service.jobs.transitions import append_event, cancel, fail_as_poison
-from service.leases.operations import has_expired, requeue
+from service.leases.operations import describe_silence, has_expired, requeue
 from service.leases.policy import EndedAttempt, LeasePolicy
 from service.models import Job, OutboxMessage, Shard, ShardStatus, Stage
 from service.outbox import enqueue
@@ -60,9 +60,9 @@ class ShardLeases(LeasePolicy[Shard]):
         return session.get_one(Job, row.job_id).cancel_requested
 
     def give_up(self, session: Session, row: Shard, reason: str | None) -> None:
-        """Fail the shard's job, because every worker that took the shard died."""
+        """Fail the shard's job, because every attempt at the shard ended early."""
         is_silent = row.status == ShardStatus.RUNNING
-        reason = _describe_silence(row.lease_worker) if is_silent else reason or row.last_reason
+        reason = describe_silence(row.lease_worker) if is_silent else reason or row.last_reason
         what = f"Shard {row.position + 1} of the stage {row.stage}"
         reason = reason or "Unknown."
         fail_as_poison(session, session.get_one(Job, row.job_id), reason, what, row.attempts)
@@ -70,7 +70,7 @@ class ShardLeases(LeasePolicy[Shard]):
     def note_claim(self, session: Session, row: Shard, silent_worker: str | None) -> None:  # noqa: ARG002
         """Store why the previous attempt ended."""
         if silent_worker is not None:
-            row.last_reason = _describe_silence(silent_worker)
+            row.last_reason = describe_silence(silent_worker)
 
     def requeue(self, session: Session, row: Shard, ended: EndedAttempt) -> None:  # noqa: ARG002
         """Store why the attempt ended."""
@@ -136,7 +136,7 @@ class JobLeases(LeasePolicy[Job]):
 
     def give_up(self, session: Session, row: Job, reason: str | None) -> None:
         """Fail the job as `poison_job`."""
-        fail_as_poison(session, row, reason or "The worker stopped answering.")
+        fail_as_poison(session, row, reason or describe_silence(row.lease_worker))
 
     def note_claim(self, session: Session, row: Job, silent_worker: str | None) -> None:
         """Record an event that says which worker took the job and, if it changed, why."""
@@ -146,7 +146,7 @@ class JobLeases(LeasePolicy[Job]):
             append_event(session, row.id, "job.started", f"Worker {worker} took the job.", data)
             return
         is_silent = silent_worker is not None
-        why = "its worker stopped answering" if is_silent else "it was queued again"
+        why = "its worker was not heard of any more" if is_silent else "it was queued again"
         message = f"Worker {worker} took the job over after {why} (attempt {row.attempts})."
         append_event(session, row.id, "job.resumed", message, data, "warning")
 
@@ -202,7 +202,3 @@ class JobLeases(LeasePolicy[Job]):
 
 SHARDS = ShardLeases()
 JOBS = JobLeases()
-
-
-def _describe_silence(worker: str | None) -> str:
-    return f"The worker {worker} stopped answering."

@@ -70,11 +70,11 @@ def cancel(session: Session, job: Job) -> None:
 def fail_as_poison(
     session: Session, job: Job, reason: str, what: str = "The job", times: int | None = None
 ) -> None:
-    """Fail the job because it, or one of its shards, killed its worker too often."""
+    """Fail the job because too many attempts at it, or at one of its shards, ended early."""
     message = (
-        f"{what} killed its worker {times or job.attempts} times and was given up. Last reason: "
-        f"{reason} Look at the worker's log, then submit the job again, smaller if it ran out of "
-        "memory."
+        f"{what} was given up after {times or job.attempts} attempts that ended early. "
+        f"Last reason: {reason} Look at the worker's log, then submit the job again, smaller if "
+        "it ran out of memory."
     )
     finish(
         session,

@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from service.database import clean_message, fetch_now
+from service.database import clean_message, fetch_now, fetch_server_start
 from service.errors import LeaseLostError
 from service.leases.policy import EndedAttempt, LeasePolicy, Row
+
+_OUTAGE = "The database was started anew, and the lease ran out in the meantime."
 
 
 def claim(
@@ -45,11 +47,16 @@ def take(
     lease_seconds: float,
     max_attempts: int,
 ) -> Row | None:
-    """Lease the locked, claimable row to the worker and return it; None if it was given up."""
+    """Lease the locked, claimable row to the worker and return it; None if it was given up.
+
+    An attempt whose lease ran out while the database was away does not count.
+    """
+    silent_worker = row.lease_worker if row.status == policy.held else None
+    if silent_worker is not None and _ran_out_in_outage(session, row, lease_seconds):
+        row.attempts -= 1
     if row.attempts >= max_attempts:
         policy.give_up(session, row, None)
         return None
-    silent_worker = row.lease_worker if row.status == policy.held else None
     row.status, row.attempts, row.lease_token = policy.held, row.attempts + 1, row.lease_token + 1
     row.lease_worker = worker_id
     row.lease_expires_at = fetch_now(session) + timedelta(seconds=lease_seconds)
@@ -102,13 +109,21 @@ def release(
 
 
 def sweep(
-    session: Session, policy: LeasePolicy[Row], max_attempts: int, limit: int = 100
+    session: Session,
+    policy: LeasePolicy[Row],
+    lease_seconds: float,
+    max_attempts: int,
+    limit: int = 100,
 ) -> list[str]:
-    """Release the rows of workers that went silent, as `release` does, and return their ids."""
+    """Release the rows of workers that went silent, as `release` does, and return their ids.
+
+    An attempt whose lease ran out while the database was away does not count.
+    """
     swept = []
     for row in policy.lock_expired(session, limit):
-        reason = f"The worker {row.lease_worker} stopped answering."
-        _end_attempt(session, policy, row, reason, max_attempts, counts=True)
+        counts = not _ran_out_in_outage(session, row, lease_seconds)
+        reason = describe_silence(row.lease_worker) if counts else _OUTAGE
+        _end_attempt(session, policy, row, reason, max_attempts, counts=counts)
         swept.append(row.id)
     return swept
 
@@ -136,6 +151,22 @@ def has_expired(policy: LeasePolicy[Row], row: Row, now: datetime) -> bool:
     if row.status != policy.held:
         return False
     return row.lease_expires_at is None or row.lease_expires_at < now
+
+
+def describe_silence(worker: str | None) -> str:
+    """Return why an attempt ended of which nothing more is known than that its lease ran out."""
+    return f"The worker {worker} was not heard of any more: it died, or lost the database."
+
+
+def _ran_out_in_outage(session: Session, row: Row, lease_seconds: float) -> bool:
+    """Return whether the database was started after the lease of the row was last renewed.
+
+    Nobody could renew it then, so its end says nothing about the worker.
+    """
+    if row.lease_expires_at is None:
+        return False
+    renewed_at = row.lease_expires_at - timedelta(seconds=lease_seconds)
+    return fetch_server_start(session) > renewed_at
 
 
 def _is_claimable(policy: LeasePolicy[Row], row: Row, now: datetime) -> bool:

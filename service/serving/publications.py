@@ -64,12 +64,8 @@ class VersionLeases(LeasePolicy[ModelVersion]):
 
     def give_up(self, session: Session, row: ModelVersion, reason: str | None) -> None:
         """Fail the version, with the remedy."""
-        reason = reason or "The worker stopped answering."
-        message = (
-            f"Building it killed its worker {row.attempts} times. Last reason: {reason} "
-            "Look at the worker's log, then publish the job again."
-        )
-        _fail(session, row, message)
+        reason = reason or leases.describe_silence(row.lease_worker)
+        _fail(session, row, _describe_poison(row, reason))
 
     def requeue(self, session: Session, row: ModelVersion, ended: EndedAttempt) -> None:  # noqa: ARG002
         """Record that the version is queued again."""
@@ -198,7 +194,7 @@ def _fail(session: Session, version: ModelVersion, message: str) -> None:
 def _describe_poison(version: ModelVersion, reason: str) -> str:
     """Return why the version is given up, with the remedy."""
     return (
-        f"Building it killed its worker {version.attempts} times. Last reason: {reason} "
+        f"{version.attempts} attempts at building it ended early. Last reason: {reason} "
         "Look at the worker's log, then publish the job again."
     )
 

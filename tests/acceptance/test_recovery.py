@@ -83,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_its_job_continues(
     wait_for(lambda: is_gone(orphan), "the end of the killed worker's job process")
     job = stack.wait(job_id)
     assert stack.restarts("worker") == before + 1
-    check_resumed(stack, job, "stopped answering")
+    check_resumed(stack, job, "not heard of")
     check_finished(stack, job, folder, first_files)
 
 
@@ -148,7 +148,7 @@ def test_a_job_that_always_dies_is_given_up(stack: Harness) -> None:
     assert (job.status, job.attempts) == ("failed", 3)
     assert job.error is not None
     assert job.error.code == "poison_job"
-    assert "3 times" in job.error.message
+    assert "after 3 attempts" in job.error.message
     assert "SIGKILL" in job.error.message
     assert list_types(stack.events(poisonous)).count("job.resumed") == 2
     assert [stage.status for stage in job.stages] == ["skipped"] * 5

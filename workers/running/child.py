@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_ORPHANED = 71
 EXIT_OUT_OF_MEMORY = 72
+EXIT_DATABASE_AWAY = 73
 
 
 def run_child(
@@ -93,7 +94,8 @@ def _run_recorded(
     except (OperationalError, InterfaceError):
         # This decides nothing about the job: once the database is back, another attempt continues
         # it.
-        sys.exit("the database is away")
+        logger.warning("%s ends here: the database has been away for too long", name)
+        sys.exit(EXIT_DATABASE_AWAY)
     except Exception as error:
         if _is_out_of_memory(error):
             # A fresh process may have enough memory, so the parent gives the work back.

@@ -14,7 +14,7 @@ from excise.logs import log_fields
 from service.database import Database
 from service.errors import LeaseLostError
 from service.tracing import continue_trace, get_traceparent
-from workers.running.child import EXIT_OUT_OF_MEMORY, run_child
+from workers.running.child import EXIT_DATABASE_AWAY, EXIT_OUT_OF_MEMORY, run_child
 from workers.running.launching import get_process_context, warm_up
 from workers.running.leased import Held, LeasedWork
 from workers.running.measures import ATTEMPTS, LEASE_LOSSES, Ending
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _JOIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _SHUTDOWN = "The worker is shutting down."
+_DATABASE_AWAY = "The child process lost the database and gave up."
 
 
 class Supervisor:
@@ -183,7 +184,7 @@ class Supervisor:
 
     def _give_back(self, work: LeasedWork[Held], claim: Held, reason: str) -> None:
         """Release the work to another worker, unless the child finished it before it ended."""
-        counts = reason != _SHUTDOWN
+        counts = reason not in {_SHUTDOWN, _DATABASE_AWAY}
         try:
             with self._database.transaction() as session:
                 work.give_back(session, claim, reason, self._settings.max_attempts, counts=counts)
@@ -212,6 +213,8 @@ def _describe_exit(code: int) -> str:
             "The child process ran out of memory. Use a larger device or several (EXCISE_DEVICE), "
             "or, for a job in float32, dtype bfloat16."
         )
+    if code == EXIT_DATABASE_AWAY:
+        return _DATABASE_AWAY
     if code >= 0:
         return f"The child process exited with status {code}."
     name = signal.Signals(-code).name

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from excise.estimates.estimate import JobEstimate
-from service.database import Database
+from service.database import Database, fetch_now, fetch_server_start
 from service.errors import LeaseLostError, NotFoundError
 from service.jobs import execution, inputs
 from service.jobs.leases import JOBS
@@ -45,7 +46,7 @@ def expire(database: Database, job_id: str) -> None:
 
 def sweep(database: Database) -> list[str]:
     with database.transaction() as session:
-        return leases.sweep(session, JOBS, 3)
+        return leases.sweep(session, JOBS, 30, 3)
 
 
 def read(client: TestClient, job_id: str) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def test_a_takeover_is_reported(client: TestClient, database: Database, job_id: 
     assert claim(database, job_id, "second").attempt == 2
     last = client.get(f"/v1/jobs/{job_id}/events").json()["data"][-1]
     assert last["type"] == "job.resumed"
-    assert "stopped answering" in last["message"]
+    assert "not heard of" in last["message"]
 
 
 def test_three_dead_workers_make_a_poison_job(
@@ -127,9 +128,63 @@ def test_three_dead_workers_make_a_poison_job(
         assert sweep(database) == [job_id]
     job = read(client, job_id)
     assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "poison_job", 3)
-    assert "3 times" in job["error"]["message"]
+    assert "after 3 attempts" in job["error"]["message"]
     assert job["finished_at"]
     assert sweep(database) == []
+
+
+@pytest.fixture
+def restarted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Database, str, float], None]:
+    """Make a job's lease of 30 seconds run out, renewed so many seconds after the server's start.
+
+    The time of the start is the database's own, as if half a minute had passed since.
+    """
+
+    def expire_around(database: Database, job_id: str, seconds: float) -> None:
+        def fetch_start(session: Session) -> datetime:
+            start = fetch_server_start(session)
+            assert start < fetch_now(session)
+            return start - timedelta(seconds=60)
+
+        monkeypatch.setattr(leases, "fetch_server_start", fetch_start)
+        with database.transaction() as session:
+            renewed_at = fetch_start(session) + timedelta(seconds=seconds)
+            session.execute(
+                text("UPDATE jobs SET lease_expires_at = :end WHERE id = :id"),
+                {"end": renewed_at + timedelta(seconds=30), "id": job_id},
+            )
+
+    return expire_around
+
+
+def test_an_outage_of_the_database_costs_no_attempt(
+    client: TestClient,
+    database: Database,
+    job_id: str,
+    restarted: Callable[[Database, str, float], None],
+) -> None:
+    for _ in range(4):
+        assert claim(database, job_id).attempt == 1
+        restarted(database, job_id, -1)
+        assert sweep(database) == [job_id]
+    event = client.get(f"/v1/jobs/{job_id}/events").json()["data"][-1]
+    assert (event["type"], event["data"]["counts"]) == ("job.requeued", False)
+    assert "database was started anew" in event["message"]
+    for _ in range(4):  # whoever claims the job before the sweeper has looked
+        assert claim(database, job_id).attempt == 1
+        restarted(database, job_id, -1)
+    assert claim(database, job_id).attempt == 1
+    restarted(database, job_id, 1)
+    assert claim(database, job_id).attempt == 2
+
+
+def test_a_lease_renewed_since_the_database_started_costs_an_attempt(
+    database: Database, job_id: str, restarted: Callable[[Database, str, float], None]
+) -> None:
+    for attempt in (1, 2):
+        assert claim(database, job_id).attempt == attempt
+        restarted(database, job_id, 1)
+        assert sweep(database) == [job_id]
 
 
 def test_a_crashed_child_is_released_with_its_reason(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.database import Database
@@ -72,6 +73,10 @@ def find_announcement(settings: WorkerSettings, job_id: str) -> Path:
 def hang(claim: HeldRow, settings: WorkerSettings) -> None:
     announce(claim, settings)
     time.sleep(600)
+
+
+def lose_database(claim: HeldRow, settings: WorkerSettings) -> None:
+    raise OperationalError("SELECT 1", {}, ConnectionError("gone"))
 
 
 def ignore_everything(claim: HeldRow, settings: WorkerSettings) -> None:

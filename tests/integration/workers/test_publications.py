@@ -331,7 +331,7 @@ def test_a_killed_childs_version_is_requeued_and_finally_given_up(
     run_in_thread(supervisor, version_id, children.die).join(60)
     version = publisher.read(version_id)
     assert version.status == VersionStatus.FAILED
-    assert "killed its worker 3 times" in (version.error_message or "")
+    assert "3 attempts at building it ended early" in (version.error_message or "")
     assert "SIGKILL" in (version.error_message or "")
 
 

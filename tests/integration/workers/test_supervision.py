@@ -127,6 +127,15 @@ def test_a_lack_of_memory_is_retried_and_then_reported(
     assert "ran out of memory. Use a larger device" in message
 
 
+def test_a_child_that_lost_the_database_costs_no_attempt(
+    database: Database, supervisor: Supervisor, job_id: str
+) -> None:
+    for _ in range(4):
+        supervisor.run(children.ActingJob(children.lose_database), job_id)
+        job = read(database, job_id)
+        assert (job.status, job.attempts) == ("queued", 0)
+
+
 @pytest.mark.parametrize("reaches_child", [False, True])
 def test_a_shutdown_gives_the_job_back_without_counting(
     database: Database,
