@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -24,7 +25,7 @@ from excise.cli.output import (
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
 from excise.cli.set_options import ALL_OPTIONS, naming_options
-from excise.client import ApiError, Client
+from excise.client import ApiError, Client, ConnectionLostError
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
@@ -261,7 +262,10 @@ def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bo
 def follow_to_end(
     client: Client, job: JobView, console: Console, output: Path | None, *, as_json: bool
 ) -> JobView:
-    """Follow the job to its end, download its files and show its result; return the job."""
+    """Follow the job to its end, download its files and show its result; return the job.
+
+    Raises `CommandError` if the service stops answering before, with the way back to the job.
+    """
     try:
         if job.status in OPEN_STATUSES:
             print(f"job {job.id}", file=console.file, flush=True)
@@ -271,6 +275,12 @@ def follow_to_end(
             f"The job continues. excise watch {job.id}, or: excise cancel {job.id}", file=sys.stderr
         )
         raise
+    except (ConnectionLostError, ApiError) as error:
+        if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        raise CommandError(
+            f"{error.message} The job goes on without this command: excise watch {job.id}"
+        ) from error
     paths = client.download_artifacts(job, output) if output is not None else []
     show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
     return job

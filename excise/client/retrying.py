@@ -63,7 +63,7 @@ def describe_loss(url: str, problem: Exception | str) -> Failure:
         problem = "timed out"
     message = (
         f"No answer from {url}: {str(problem) or type(problem).__name__}. Is the service running "
-        "(excise up)? Its address is taken from --url or EXCISE_URL."
+        "there (on your own machine: excise up)? Its address is taken from --url or EXCISE_URL."
     )
     return Failure(ConnectionLostError(message), may_pass=True)
 

@@ -344,7 +344,7 @@ def test_a_silent_workers_version_is_built_by_another_and_the_first_writes_nothi
         session.execute(text("UPDATE model_versions SET lease_expires_at = now() - interval '1 s'"))
     assert silent is not None
     with publisher.database.transaction() as session:
-        assert sweep(session, VERSIONS, 3) == [version_id]
+        assert sweep(session, VERSIONS, 30, 3) == [version_id]
     built = publisher.build(version_id)
     with pytest.raises(LeaseLostError):
         run_publication(publisher.database, publisher.settings, silent)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from excise.cli import group
+from excise.cli import group, jobs
 from excise.cli.app import app
+from excise.client import ApiError, ClientError, ConnectionLostError
 from excise.installation import EXAMPLES
 from tests.unit.excise.cli.fake_service import FakeService
 
@@ -54,6 +55,33 @@ def test_a_job_without_a_verdict_is_an_error(
     result = run("submit", spec, "--wait", "--url", url)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: job_1")
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (ConnectionLostError("No answer."), True),
+        (ApiError("unknown", "The service answered 503.", None, 503), True),
+        (ApiError("not_found", "There is no such job.", None, 404), False),
+    ],
+)
+def test_a_service_that_is_lost_leaves_the_way_back_to_the_job(
+    url: str,
+    spec: Path,
+    service: FakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    error: ClientError,
+    goes_on: bool,
+) -> None:
+    def lose_service(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs, "follow_job", lose_service)
+    result = run("submit", spec, "--wait", "--url", url)
+    assert result.exit_code == 1
+    way_back = " The job goes on without this command: excise watch job_1"
+    assert result.stderr == f"error: {error.message}{way_back if goes_on else ''}\n"
+    assert list(service.jobs) == ["job_1"]
 
 
 @pytest.mark.parametrize(("verdict", "code"), EXIT_CODES)
