@@ -108,7 +108,7 @@ def test_a_silent_worker_can_no_longer_write(database: Database, version_id: str
             write(session)
     with database.transaction() as session:
         leases.renew(session, VERSIONS, version_id, new, 30)
-        assert leases.sweep(session, VERSIONS, 3) == []
+        assert leases.sweep(session, VERSIONS, 30, 3) == []
 
 
 def test_the_sweeper_sends_again_and_finally_gives_up(database: Database, version_id: str) -> None:
@@ -116,7 +116,7 @@ def test_the_sweeper_sends_again_and_finally_gives_up(database: Database, versio
     for attempt in (1, 2, 3):
         assert claim(database, version_id, seconds=-1) is not None
         with database.transaction() as session:
-            assert leases.sweep(session, VERSIONS, 3) == [version_id]
+            assert leases.sweep(session, VERSIONS, 30, 3) == [version_id]
         expected = [(PUBLISH_TASK, version_id)] if attempt < 3 else []
         assert take_messages(database) == expected
     assert find_status(database, version_id) == "failed"
