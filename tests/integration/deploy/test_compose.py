@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -35,3 +36,20 @@ def test_no_container_s_log_fills_the_disk() -> None:
     for name, service in SERVICES.items():
         logging = {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}}
         assert service.get("logging") == logging, name
+
+
+def test_the_database_lies_in_its_volume_whatever_the_image_s_default_is() -> None:
+    """PostgreSQL's official images have another default since 18."""
+    postgres = SERVICES["postgres"]
+    [volume] = postgres["volumes"]
+    assert volume == f"database:{postgres['environment']['PGDATA']}"
+
+
+def test_every_setting_of_the_compose_file_is_shown_and_every_shown_one_is_passed_on() -> None:
+    text = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
+    filled_in = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", text))
+    environments = [service.get("environment", {}) for service in SERVICES.values()]
+    passed_on = {name for values in environments for name, value in values.items() if value is None}
+    example = (FOLDER / "env.example").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
+    assert shown == filled_in | passed_on
