@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -53,3 +54,19 @@ def test_every_setting_of_the_compose_file_is_shown_and_every_shown_one_is_passe
     example = (FOLDER / "env.example").read_text(encoding="utf-8")
     shown = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
     assert shown == filled_in | passed_on
+
+
+def test_passwords_and_backups_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """The lines of README and runbook, with programs that only print in the place of Docker's."""
+    (tmp_path / "env.example").write_text("POSTGRES_PASSWORD=\nVALKEY_PASSWORD=\n")
+    readme = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    install = readme.partition("## Compose, on one host")[2].split("```")[1]
+    backup = (RUNBOOKS / "backup-and-restore.md").read_text(encoding="utf-8").split("```")[1]
+    lines = [line for line in install.splitlines() if ".env" in line]
+    script = "\n".join(["umask 022", "docker() { echo data; }", *lines, backup])
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
+    written = (tmp_path / ".env", *(tmp_path / "backup").iterdir())
+    assert {path.name for path in written} == {".env", "excise.dump", "artifacts.tar"}
+    assert {path.stat().st_mode & 0o077 for path in written} == {0}
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {".env", "deploy/compose/backup/"} <= set(ignored)
