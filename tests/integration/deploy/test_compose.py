@@ -70,3 +70,18 @@ def test_passwords_and_backups_are_for_their_owner_alone(tmp_path: Path) -> None
     assert {path.stat().st_mode & 0o077 for path in written} == {0}
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {".env", "deploy/compose/backup/"} <= set(ignored)
+
+
+def test_prometheus_finds_what_the_readme_has_it_ask_for() -> None:
+    readme = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    config = yaml.safe_load(readme.partition("```yaml\n")[2].partition("```")[0])
+    ports = {}
+    for job in config["scrape_configs"]:
+        [found] = job["dns_sd_configs"]
+        [name] = found["names"]
+        ports[name] = found["port"]
+    assert ports == {"api": 8100, "worker": 9108}
+    for name, network in (("api", "front"), ("worker", "outside")):
+        assert network in SERVICES[name]["networks"]
+        assert f"docker network connect excise_{network} prometheus" in readme
+    assert f"EXCISE_METRICS_ADDRESS=0.0.0.0:{ports['worker']}" in readme
