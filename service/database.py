@@ -145,7 +145,12 @@ def find_outdated(connection: Connection) -> str | None:
     current, newest = fetch_revisions(connection)
     revisions = ScriptDirectory.from_config(_alembic_config()).walk_revisions()
     older = {revision.revision for revision in revisions} - {newest}
-    if current is None or current in older:
+    if current is None:
+        return (
+            f"it is empty, needs {newest}; run `excise migrate` if it is new, or, if it has lost "
+            "its data, restore the backup first (docs/runbooks/lost-database.md)"
+        )
+    if current in older:
         return f"at {current}, needs {newest}; run `excise migrate`"
     return None
 

@@ -104,7 +104,8 @@ class Relay:
             return
         with self._database.transaction() as session:
             count = sum(resend(session, policy) for policy in _POLICIES)
-        logger.warning("the broker is new or was wiped; sending %d messages again", count)
+        if count:
+            logger.warning("the broker is new or was wiped; sending %d messages again", count)
         self._broker.set_epoch()
 
     def _send_batch(self) -> int:

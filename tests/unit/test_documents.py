@@ -131,6 +131,11 @@ def test_every_command_shown_exists_with_its_options(arguments: str, is_whole: b
         assert {param.name for param in command.params if param.required} <= given.keys()
 
 
+def test_the_index_of_the_runbooks_lists_every_page() -> None:
+    pages = {path.name for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"index.md"}
+    assert set(_LINK.findall(DOCUMENTS["docs/runbooks/index.md"])) >= pages
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
     folder = (ROOT / name).parent

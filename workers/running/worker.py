@@ -22,6 +22,8 @@ from workers.running.life_signs import LifeSigns
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 
+logger = logging.getLogger(__name__)
+
 
 def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) -> Celery:
     """Return the application of a worker that takes this leased work, with one task per kind.
@@ -47,6 +49,7 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
         life_signs.start()
         if settings.metrics_address is not None:
             serve_metrics(settings.metrics_address, supervisor.reports)
+        logger.info("worker %s is ready to take jobs", worker_id)
 
     def give_back(**_: Any) -> None:
         supervisor.stop()

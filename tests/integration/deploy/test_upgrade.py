@@ -177,7 +177,12 @@ def test_a_newer_schema_is_left_unchanged(fleet: Fleet) -> None:
 def test_an_outdated_schema_is_reported(fleet: Fleet) -> None:
     database = Database(fleet.database_url, pool_size=1, max_overflow=0)
     with database.engine.connect() as connection:
-        assert "at None, needs" in (find_outdated(connection) or "")
+        said = find_outdated(connection) or ""
+        assert said.startswith("it is empty, needs ")
+        assert "`excise migrate`" in said
+        assert "lost-database.md" in said
+        upgrade(connection, PREVIOUS_REVISION)
+        assert f"at {PREVIOUS_REVISION}, needs" in (find_outdated(connection) or "")
     database.dispose()
 
 

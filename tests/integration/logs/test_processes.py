@@ -285,6 +285,8 @@ def test_a_worker_and_its_child_write_no_secret(
         wait_until(has_ended, log)
     printed, lines = split(log)
     assert "printed by a library: ***" in printed
+    [ready] = [line for line in lines if line["message"].endswith("is ready to take jobs")]
+    assert ready["level"] == "info"
     failed = next(line for line in lines if line["message"] == f"job {job_id} failed")
     assert failed["job_id"] == job_id
     assert "ValueError" in failed["exception"]

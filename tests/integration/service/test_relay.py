@@ -96,8 +96,15 @@ def test_two_relays_do_not_send_the_same_row(
 
 
 def test_a_wiped_broker_is_refilled(
-    client: TestClient, relay: Relay, broker: Redis, database: Database
+    client: TestClient,
+    relay: Relay,
+    broker: Redis,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    relay.send_once()  # a new installation: nothing waits, nothing was lost
+    assert broker.exists(EPOCH_KEY)
+    assert caplog.messages == []
     waiting, running = submit(client)["id"], submit(client)["id"]
     relay.send_once()
     with database.transaction() as session:
@@ -109,6 +116,7 @@ def test_a_wiped_broker_is_refilled(
         assert broker.smembers("_kombu.binding.celery")
         assert not broker.exists("ae.undeliver")
         assert broker.exists(EPOCH_KEY)
+    assert caplog.messages == ["the broker is new or was wiped; sending 1 messages again"] * 3
 
 
 def test_a_real_worker_gets_a_message_sent_after_a_wipe(
