@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from excise.logs import configure_logging
@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 EXIT_ORPHANED = 71
 EXIT_OUT_OF_MEMORY = 72
 EXIT_DATABASE_AWAY = 73
+
+_AWAY_STATES = ("08", "53", "57P")
+"""How the SQLSTATE begins of errors that say nothing about the work: the connection was lost, the
+server has no room, or it is being stopped (PostgreSQL's manual, appendix A). A connection that was
+never made has none."""
 
 
 def run_child(
@@ -91,11 +96,14 @@ def _run_recorded(
         if isinstance(error, InternalError):
             logger.exception("%s failed", name)
         fail(error.code, str(error))
-    except (OperationalError, InterfaceError):
+    except (OperationalError, InterfaceError) as error:
         # This decides nothing about the job: once the database is back, another attempt continues
         # it.
-        logger.warning("%s ends here: the database has been away for too long", name)
-        sys.exit(EXIT_DATABASE_AWAY)
+        if is_away(error):
+            logger.warning("%s ends here: the database has been away for too long", name)
+            sys.exit(EXIT_DATABASE_AWAY)
+        logger.exception("%s ends here: the database refused", name)
+        sys.exit(1)
     except Exception as error:
         if _is_out_of_memory(error):
             # A fresh process may have enough memory, so the parent gives the work back.
@@ -103,6 +111,12 @@ def _run_recorded(
             sys.exit(EXIT_OUT_OF_MEMORY)
         logger.exception("%s failed", name)
         fail("internal", "It failed inside Excise; the worker's log has the details.")
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Return whether the database cannot do anything at present, whoever asks."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state.startswith(_AWAY_STATES)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

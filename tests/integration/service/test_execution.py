@@ -137,7 +137,7 @@ def test_three_dead_workers_make_a_poison_job(
 def restarted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Database, str, float], None]:
     """Make a job's lease of 30 seconds run out, renewed so many seconds after the server's start.
 
-    The time of the start is the database's own, as if half a minute had passed since.
+    The start is the server's own, moved back by a minute, so that a lease can have run out since.
     """
 
     def expire_around(database: Database, job_id: str, seconds: float) -> None:

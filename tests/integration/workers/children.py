@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg.errors import ProgramLimitExceeded
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -77,6 +78,10 @@ def hang(claim: HeldRow, settings: WorkerSettings) -> None:
 
 def lose_database(claim: HeldRow, settings: WorkerSettings) -> None:
     raise OperationalError("SELECT 1", {}, ConnectionError("gone"))
+
+
+def be_refused(claim: HeldRow, settings: WorkerSettings) -> None:
+    raise OperationalError("INSERT", {}, ProgramLimitExceeded("row is too big"))
 
 
 def ignore_everything(claim: HeldRow, settings: WorkerSettings) -> None:

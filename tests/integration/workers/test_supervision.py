@@ -136,6 +136,13 @@ def test_a_child_that_lost_the_database_costs_no_attempt(
         assert (job.status, job.attempts) == ("queued", 0)
 
 
+def test_work_that_the_database_refuses_is_given_up_in_the_end(
+    database: Database, supervisor: Supervisor, job_id: str
+) -> None:
+    refused = children.ActingJob(children.be_refused)
+    assert "exited with status 1" in fail_three_times(database, supervisor, refused, job_id)
+
+
 @pytest.mark.parametrize("reaches_child", [False, True])
 def test_a_shutdown_gives_the_job_back_without_counting(
     database: Database,
