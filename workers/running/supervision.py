@@ -85,7 +85,7 @@ class Supervisor:
 
     def _claim(self, work: LeasedWork[Held], row_id: str) -> Held | None:
         """Return a claim; wait while the database is unreachable, lest the message be lost."""
-        settings = self._settings
+        settings, is_away = self._settings, False
         while True:
             try:
                 with self._database.transaction() as session:
@@ -99,7 +99,9 @@ class Supervisor:
             except (OperationalError, InterfaceError) as error:
                 if self._stopping:
                     raise
-                logger.warning("%s not claimed yet: %s", row_id, type(error).__name__)
+                if not is_away:
+                    logger.warning("%s not claimed yet: %s", row_id, type(error).__name__)
+                is_away = True
                 time.sleep(_LOOK_SECONDS)
 
     def _run_child(self, work: LeasedWork[Held], claim: Held) -> None:

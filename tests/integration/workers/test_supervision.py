@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from service.database import Database
+from service.jobs.execution import Claim
 from service.jobs.operations import cancel_job
 from service.models import Event, Job
 from tests.integration.workers import children
@@ -125,6 +128,30 @@ def test_a_lack_of_memory_is_retried_and_then_reported(
 ) -> None:
     message = fail_three_times(database, supervisor, children.OversizedJob(), job_id)
     assert "ran out of memory. Use a larger device" in message
+
+
+def test_a_claim_waits_for_the_database_and_says_so_once(
+    database: Database,
+    supervisor: Supervisor,
+    job_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[LeasedJob] = []
+    claim_job = LeasedJob.claim
+
+    def claim_late(work: LeasedJob, *arguments: Any) -> Claim | None:
+        calls.append(work)
+        if len(calls) < 4:
+            raise OperationalError("SELECT 1", {}, ConnectionError("gone"))
+        return claim_job(work, *arguments)
+
+    monkeypatch.setattr(supervision, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(LeasedJob, "claim", claim_late)
+    supervisor.run(children.ActingJob(children.finish), job_id)
+    assert read(database, job_id).status == "succeeded"
+    assert len(calls) == 4
+    assert caplog.messages.count(f"{job_id} not claimed yet: OperationalError") == 1
 
 
 def test_a_child_that_lost_the_database_costs_no_attempt(
