@@ -182,7 +182,7 @@ def _remaining(stage: StageView, job: JobView) -> str:
     """Return how much longer the service expects the running stage and the job to take."""
     own, whole = _find_left(stage.estimated_finish), _find_left(job.estimated_finish)
     if own and whole:
-        return f"about {own} left, {whole} for the whole job"
+        return f"about {own} left in this stage, {whole} in the job"
     return f"about {own or whole} left" if own or whole else ""
 
 

@@ -75,8 +75,8 @@ def show(kind: Any, job: JobView, clock: SimpleNamespace) -> str:
     [
         (
             build_job(),
-            "[2:00] search 34%, round 2 of at most 8: 30 of 52 responses, about 2:10 left, "
-            "9:40 for the whole job\n",
+            "[2:00] search 34%, round 2 of at most 8: 30 of 52 responses, about 2:10 left in "
+            "this stage, 9:40 in the job\n",
         ),
         (
             build_job(None),
