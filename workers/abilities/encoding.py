@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from workers.abilities.probe import Probe
 from workers.domain import TokenSequence
-from workers.models.encoding import encode_chat, encode_part, find_beginning
+from workers.models.encoding import (
+    encode_chat,
+    encode_part,
+    find_answer_end,
+    find_beginning,
+)
 from workers.models.tokenizer import Tokenizer
 
 
@@ -25,7 +30,8 @@ def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
 
     A tokenizer may merge characters across the border of two parts. Therefore the whole text is
     encoded at once, and a part's tokens are those that the text up to its end has in addition to
-    the text before it.
+    the text before it. Where a chat's answer ends with a target, the end of the answer belongs to
+    it: who goes on talking has not done what was asked.
     """
     if item.token_ids:
         return _encode_random(tokenizer, item.token_ids)
@@ -38,6 +44,11 @@ def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
         if part.is_target:
             marks[start:end] = [True] * (end - start)
             spans.append(end - start)
+    if item.user is not None and item.parts[-1].is_target:
+        ending = _encode_ending(tokenizer)
+        whole = (*whole, *ending)
+        marks += [True] * len(ending)
+        spans[-1] += len(ending)
     if whole and not opening and marks[0]:
         marks[0] = False  # a token without any token before it cannot be predicted
         spans[0] -= 1
@@ -59,6 +70,11 @@ def _encode_opening(tokenizer: Tokenizer, item: Probe) -> tuple[int, ...]:
     if item.user is None:
         return find_beginning(tokenizer)
     return encode_chat(tokenizer, [{"role": "user", "content": item.user}])
+
+
+def _encode_ending(tokenizer: Tokenizer) -> tuple[int, ...]:
+    end = find_answer_end(tokenizer)
+    return () if end is None else (end,)
 
 
 def _count_shared(tokenizer: Tokenizer, item: Probe, parts: int, whole: Sequence[int]) -> int:

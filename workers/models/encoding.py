@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 
 from jinja2 import TemplateError
 
@@ -110,6 +111,23 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
         ) from error
     _check_rendered(text, messages)
     return encode_part(tokenizer, text)
+
+
+def find_answer_end(tokenizer: Tokenizer) -> int | None:
+    """Return the token that ends an answer: what the chat template writes after one, else `<eos>`.
+
+    None for a tokenizer without either.
+    """
+    asked = {"role": "user", "content": _PROBE}
+    try:
+        before = encode_chat(tokenizer, [asked])
+        whole = encode_chat(tokenizer, [asked, {"role": "assistant", "content": _PROBE}])
+    except ChatTemplateError:
+        return tokenizer.eos_token_id
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    header = takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
+    ends = (token_id for token_id in whole[len(list(header)) :] if token_id in special)
+    return next(ends, tokenizer.eos_token_id)
 
 
 def _fix_date(template: object) -> str | None:

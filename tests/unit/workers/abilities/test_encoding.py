@@ -67,6 +67,22 @@ def test_a_chat_begins_with_its_user_turn() -> None:
     assert encoded.spans == (4,)
 
 
+def test_the_end_of_a_chat_s_answer_belongs_to_its_last_target() -> None:
+    tokenizer = build_byte_tokenizer()
+    tokenizer.eos_token = "e"
+    end = tokenizer.eos_token_id
+    chat = encode_probe(
+        tokenizer, Probe((target("Yes"), given(" or "), target("no")), user="Well?")
+    )
+    assert chat.sample.response_ids == (*encode_part(tokenizer, "Yes or no"), end)
+    assert chat.spans == (3, 3)
+    assert chat.sample.is_explained[-1]
+    open_end = encode_probe(tokenizer, Probe((target("Yes"), given(" or")), user="Well?"))
+    assert open_end.sample.response_ids == encode_part(tokenizer, "Yes or")
+    plain = encode_probe(tokenizer, Probe((given("a"), target("bc"))))
+    assert plain.sample.response_ids == encode_part(tokenizer, "bc")
+
+
 def test_a_token_that_nothing_stands_before_is_no_target() -> None:
     encoded = encode_probe(BYTES, Probe((target("ab"), target("c"))))
     assert encoded.spans == (1, 1)

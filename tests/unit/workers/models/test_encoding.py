@@ -18,6 +18,7 @@ from workers.models.encoding import (
     encode_chat,
     encode_part,
     encode_text,
+    find_answer_end,
     find_beginning,
 )
 
@@ -68,6 +69,20 @@ def test_a_template_writes_the_beginning_itself() -> None:
         "{% if add_generation_prompt %} w92{% endif %}"
     )
     assert encode_chat(tokenizer, [{"role": "user", "content": "w1"}]) == (BOS, 90, 1, 92)
+
+
+def test_an_answer_ends_as_the_template_ends_it() -> None:
+    tokenizer = build_tiny_tokenizer()
+    assert find_answer_end(tokenizer) is None
+    tokenizer.eos_token = "w5"
+    assert find_answer_end(tokenizer) == 5
+    tokenizer.add_special_tokens({"additional_special_tokens": ["w8", "w9"]})
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if message['role'] == 'user' %} w8{% else %} w7{% endif %}"
+        " {{ message['content'] }}{% if message['role'] != 'user' %} w9{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %} w8{% endif %}"
+    )
+    assert find_answer_end(tokenizer) == 9
 
 
 @given(st.integers(0, 40), st.integers(2, 12))
