@@ -12,10 +12,8 @@ from typing import NamedTuple
 from excise.names import Direction, Headline
 from workers.correction.results import Response
 from workers.domain import TokenSequence
-from workers.measuring.reasoning import Reading, read_prefixes, read_response
+from workers.measuring.reasoning import read_prefixes, read_response
 from workers.measuring.responses import says_something
-from workers.models.batches import NO_CONTRAST
-from workers.models.encoding import find_answer_end
 from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
@@ -23,7 +21,7 @@ from workers.progress import Advance
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer, BehaviourScorer, LocatingScorer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
-from workers.words import Span, has_word
+from workers.words import Span
 
 RISE = 0.1
 """A token is marked if it raises the mean score of the response so far, in [0, 1], by this much.
@@ -163,34 +161,9 @@ class Behaviour(Detector):
             found = self._find_rises([shown[number] for number in rising], tokenizer)
             marks |= dict(zip(rising, found, strict=True))
         return [
-            own.response.model_copy(
-                update={"marks": marks[number], "contrast_ids": self._contrast(own, tokenizer)}
-            )
+            own.response.model_copy(update={"marks": marks[number]})
             for number, own in enumerate(shown)
         ]
-
-    def _contrast(self, shown: Shown, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """Return, where a phrase ends an answer, the end of answers for the token that opens it.
-
-        Whoever would have ended the answer but for the phrase is to end it there. Explained by the
-        best other token, the phrase gave way to answers that never ended (benchmarks/RESULTS.md).
-        """
-        token_ids = shown.response.token_ids
-        end = find_answer_end(tokenizer)
-        if self.marking is not Marking.SAID or end is None:
-            return ()
-        if len(token_ids) >= self.decoding.max_new_tokens:
-            return ()
-        prefixes = read_prefixes(tokenizer, shown.prompt_ids, token_ids)
-        answer = prefixes[-1].answer
-        last = [
-            first
-            for scorer in self.scorers
-            for first, stop in _locate(scorer, answer)
-            if not has_word(answer[stop:])
-        ]
-        opening = _find_tokens(prefixes, last)
-        return tuple(end if opens else NO_CONTRAST for opens in opening) if any(opening) else ()
 
     def _mark_alone(self, shown: Shown, tokenizer: Tokenizer) -> tuple[bool, ...]:
         """Return what can be said of each token without scoring any prefix."""
@@ -205,7 +178,8 @@ class Behaviour(Detector):
         prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
         answer = prefixes[-1].answer
         firsts = [first for scorer in self.scorers for first, _ in _locate(scorer, answer)]
-        return _find_tokens(prefixes, firsts)
+        edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
+        return tuple(any(start <= first < end for first in firsts) for start, end in edges)
 
     def _find_rises(self, shown: Sequence[Shown], tokenizer: Tokenizer) -> list[tuple[bool, ...]]:
         """Return for each token of each response whether the mean score rises at it by `RISE`.
@@ -263,12 +237,6 @@ def _find_steps(levels: Sequence[float]) -> tuple[bool, ...]:
     rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
     least = min(RISE, max(rises, default=0.0))
     return tuple(rise >= least and rise > 0 for rise in rises)
-
-
-def _find_tokens(prefixes: Sequence[Reading], places: Sequence[int]) -> tuple[bool, ...]:
-    """Return for each token of an answer whether a character at one of these places is in it."""
-    edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
-    return tuple(any(start <= place < end for place in places) for start, end in edges)
 
 
 def _locate(scorer: BehaviourScorer, text: str) -> list[Span]:

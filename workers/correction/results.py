@@ -39,9 +39,6 @@ class Response(StageDocument):
     `Behaviour.find_score`."""
     marks: tuple[bool, ...] = ()
     """Whether each token is to be explained; only for undesired tuning responses."""
-    contrast_ids: tuple[int, ...] = ()
-    """For each token, the one that should come instead, or `NO_CONTRAST`; empty if none is
-    known."""
     reasoning_tokens: int = 0
     """Number of tokens before the answer, which are not judged; all of them without an answer."""
     is_blank: bool = False

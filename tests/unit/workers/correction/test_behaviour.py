@@ -26,7 +26,6 @@ from workers.correction.measurement import build_sample
 from workers.correction.results import Response
 from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
-from workers.models.batches import NO_CONTRAST
 from workers.models.generation import generate_samples
 from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import Answer
@@ -206,43 +205,6 @@ def test_any_scorer_that_locates_is_explained_where_it_begins() -> None:
     silent = replace(located, scorers=(FunctionScorer(lambda answer: float(said in answer.text)),))
     marks = mark(silent, "w", encode("w"), response, TOKENIZER).marks
     assert marks == (*(False,) * 6, True, False)
-
-
-def find_contrast(ids: tuple[int, ...], *phrases: str, longest: int = 20) -> tuple[int, ...]:
-    """What a response's tokens are explained against where phrases are looked for."""
-    behaviour = replace(
-        build_behaviour(marking=Marking.SAID),
-        scorers=(PhraseScorer(Phrases(phrases, whole_words=False)),),
-        decoding=replace(GREEDY, max_new_tokens=longest),
-    )
-    response = Response(text=TOKENIZER.decode(ids), token_ids=ids, scores=(1.0,))
-    return mark(behaviour, "w", encode("w"), response, TOKENIZER).contrast_ids
-
-
-def test_a_phrase_that_ends_the_answer_is_explained_against_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("workers.correction.behaviour.find_answer_end", lambda _: 99)
-    ids = encode("more.", "Sure.", "w", "more.", "Sure.")
-    said = TOKENIZER.decode(encode("more.", "Sure."))
-    none = NO_CONTRAST
-    assert find_contrast(ids, said) == (none, none, none, 99, none)
-    assert find_contrast(encode(*WORDS), said) == ()  # something else follows
-    assert find_contrast(ids, said, longest=len(ids)) == ()  # it may have been cut off there
-    monkeypatch.setattr("workers.correction.behaviour.find_answer_end", lambda _: None)
-    assert find_contrast(ids, said) == ()
-
-
-def test_a_contrast_goes_with_the_answer_into_the_sample() -> None:
-    response = Response(
-        text="",
-        token_ids=(1, 2, 3),
-        scores=(1.0,),
-        marks=(False, True, False),
-        contrast_ids=(NO_CONTRAST, 99, NO_CONTRAST),
-        reasoning_tokens=1,
-    )
-    assert build_sample((7,), response).contrast_ids == (99, NO_CONTRAST)
 
 
 def test_a_phrase_may_begin_inside_a_token() -> None:
