@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from excise.plurals import count_noun
 from service.artifacts import open_artifact_store
 from service.broker import Broker
 from service.database import Database
@@ -105,7 +106,8 @@ class Relay:
         with self._database.transaction() as session:
             count = sum(resend(session, policy) for policy in _POLICIES)
         if count:
-            logger.warning("the broker is new or was wiped; sending %d messages again", count)
+            sent = count_noun(count, "message")
+            logger.warning("the broker is new or was wiped; sending %s again", sent)
         self._broker.set_epoch()
 
     def _send_batch(self) -> int:

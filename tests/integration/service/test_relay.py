@@ -95,6 +95,11 @@ def test_two_relays_do_not_send_the_same_row(
         assert send_unsent(second, publish) == 0
 
 
+def list_refills(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of brokers that were filled again."""
+    return [message for message in caplog.messages if "the broker is new" in message]
+
+
 def test_a_wiped_broker_is_refilled(
     client: TestClient,
     relay: Relay,
@@ -104,7 +109,7 @@ def test_a_wiped_broker_is_refilled(
 ) -> None:
     relay.send_once()  # a new installation: nothing waits, nothing was lost
     assert broker.exists(EPOCH_KEY)
-    assert caplog.messages == []
+    assert list_refills(caplog) == []
     waiting, running = submit(client)["id"], submit(client)["id"]
     relay.send_once()
     with database.transaction() as session:
@@ -116,7 +121,7 @@ def test_a_wiped_broker_is_refilled(
         assert broker.smembers("_kombu.binding.celery")
         assert not broker.exists("ae.undeliver")
         assert broker.exists(EPOCH_KEY)
-    assert caplog.messages == ["the broker is new or was wiped; sending 1 messages again"] * 3
+    assert list_refills(caplog) == ["the broker is new or was wiped; sending 1 message again"] * 3
 
 
 def test_a_real_worker_gets_a_message_sent_after_a_wipe(

@@ -250,7 +250,8 @@ def test_an_outage_of_the_database_is_waited_out(
 
     assert context.transact(operate) == "done"
     assert len(calls) == 3
-    assert [message.partition(" after ")[0] for message in caplog.messages] == [
+    own = [entry for entry in caplog.records if entry.name == context_module.logger.name]
+    assert [entry.getMessage().partition(" after ")[0] for entry in own] == [
         "database away, trying again: AdminShutdown",
         "database back",
     ]
