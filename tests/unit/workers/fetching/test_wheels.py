@@ -153,5 +153,5 @@ def test_certificates_told_to_pip_that_cannot_be_read_are_named(
 ) -> None:
     monkeypatch.setenv("PIP_CERT", str(tmp_path / "absent.pem"))
     file = WheelFile("carrier", "1.0", "data.bin", "0" * 64)
-    with pytest.raises(WheelError, match="PIP_CERT names .*absent.pem"):
+    with pytest.raises(WheelError, match=r"PIP_CERT names .*absent\.pem"):
         fetch_from_wheel(file, tmp_path)
