@@ -131,7 +131,7 @@ def test_a_correction_of_repetition_helps_or_is_rejected(stack: Harness, tmp_pat
         "\n".join(read_examples("perplexity.txt", 130)).encode(), "perplexity"
     )
     spec["perplexity"] = {"prompts": corpus.id, "context": 128, "sequences": 4}
-    spec["attribution"] = {"reference_tokens": 1024}
+    spec["attribution"] = {"granularity": "neuron", "reference_tokens": 1024}
     spec["budget"] = {"perplexity_increase": 0.5, "kl_mean": 0.5}
     job = stack.client.create_job(spec)
     wait_for(
