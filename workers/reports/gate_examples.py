@@ -84,11 +84,6 @@ def _find_refused(pair: Pair) -> Sequence[float]:
     return _subtract(*find_refusals(pair))
 
 
-def _find_answered(pair: Pair) -> Sequence[float]:
-    before, after = find_refusals(pair)
-    return _subtract(after, before)
-
-
 def _rise(read: Callable[[ResponseFigures], Sequence[float]]) -> Harm:
     """Return how far a figure of responses rises."""
 
@@ -99,14 +94,9 @@ def _rise(read: Callable[[ResponseFigures], Sequence[float]]) -> Harm:
     return compare
 
 
-def _fall(read: Callable[[ResponseFigures], Sequence[float]]) -> Harm:
-    """Return how far a figure of responses falls."""
-
-    def compare(pair: Pair) -> Sequence[float]:
-        before, after = find_figures(pair)
-        return _subtract(read(after), read(before))
-
-    return compare
+def _fall(rise: Harm) -> Harm:
+    """Return the same, where a fall is harm."""
+    return lambda pair: [-change for change in rise(pair)]
 
 
 def _subtract(before: Sequence[float], after: Sequence[float]) -> list[float]:
@@ -115,14 +105,14 @@ def _subtract(before: Sequence[float], after: Sequence[float]) -> list[float]:
 
 _HARMS: Mapping[str, Harm] = {
     **dict.fromkeys(BEHAVIOUR_GATES, _count_shown),
-    "uniqueness": _fall(lambda figures: figures.uniqueness),
-    "diversity": _fall(lambda figures: figures.uniqueness),
+    "uniqueness": _fall(_rise(lambda figures: figures.uniqueness)),
+    "diversity": _fall(_rise(lambda figures: figures.uniqueness)),
     "self_repetition": _rise(lambda figures: figures.self_repetition),
     "emptiness": _rise(lambda figures: figures.is_empty),
-    "shorter": _fall(lambda figures: figures.lengths),
+    "shorter": _fall(_rise(lambda figures: figures.lengths)),
     "longer": _rise(lambda figures: figures.lengths),
     "token_limit": _rise(lambda figures: figures.hits_limit),
-    "refusal": _find_answered,
+    "refusal": _fall(_find_refused),
     "over_refusal": _find_refused,
 }
 """Gate → what it limits. Of diversity no response has a share of its own; those that became more
