@@ -85,6 +85,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def read_command(process: psutil.Process) -> str:
+    """The process's command line; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
 def test_the_stack_starts_recovers_and_stops(
     home: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -111,13 +119,13 @@ def test_the_stack_starts_recovers_and_stops(
         assert (refused.returncode, refused.stderr[:7]) == (1, "error: ")
 
         family = find_family(process.pid)
-        lines = {child: " ".join(child.cmdline()) for child in family}
+        lines = {child: read_command(child) for child in family}
         for command in ("uvicorn", "celery"):
             next(child for child, line in lines.items() if command in line).kill()
         wait_until(lambda: log.read_text().count("started again") == 2, 30, log)
         assert excise({**client, "EXCISE_API_KEY": "exc_x"}, "jobs").stderr.startswith("error: ")
 
-        arguments = " ".join(" ".join(child.cmdline()) for child in find_family(process.pid))
+        arguments = " ".join(map(read_command, find_family(process.pid)))
         password = re.search(r"requirepass (\w+)", (home / "valkey" / "valkey.conf").read_text())
         assert password is not None
         assert password[1] not in arguments
