@@ -25,7 +25,8 @@ class Target(StrEnum):
     """The function of the next-token logits that is explained at a position."""
 
     EMITTED_MINUS_RUNNER_UP = "emitted_minus_runner_up"
-    """Logit of the next token minus the best other logit: why this token won."""
+    """Logit of the next token minus the best other logit, or that of the sample's contrast token
+    where it has one: why this token won."""
     EMITTED_LOG_PROBABILITY = "emitted_log_probability"
     """Log-probability of the next token."""
     SAMPLED_LOG_PROBABILITY = "sampled_log_probability"
@@ -139,7 +140,10 @@ def compute_target_directions(
         shares.scatter_add_(1, next_ids[:, None], torch.ones_like(shares[:, :1]))
         return shares.to(head.dtype) @ head
     logits.scatter_(1, next_ids[:, None], -torch.inf)
-    return head[next_ids] - head[logits.argmax(dim=-1)]
+    others = logits.argmax(dim=-1)
+    if contrast_ids is not None:
+        others = torch.where(contrast_ids == NO_CONTRAST, others, contrast_ids)
+    return head[next_ids] - head[others]
 
 
 def _draw_uniforms(seed: int, batch: TokenBatch, positions: torch.Tensor) -> torch.Tensor:

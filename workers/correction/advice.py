@@ -148,7 +148,9 @@ def _advise_rounds(
 
 def _is_over_slices_alone(trial: Trial, budget: Budget) -> bool:
     """Return whether nothing but protected slices keeps the trial out of the search's budget."""
-    return not trial.within_budget and max(compute_text_uses(trial, budget)) <= BUDGET_SHARE
+    if trial.within_budget or max(trial.answers.values(), default=0.0) > 1:
+        return False
+    return max(compute_text_uses(trial, budget)) <= BUDGET_SHARE
 
 
 def _foretell_times(use: float) -> float:

@@ -68,6 +68,9 @@ class Amounts(Protocol):
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
         """Return the next amount where the last trial's uses the share `use` of the budget."""
 
+    def choose_between(self, few: int | None, many: int | None) -> int | None:
+        """Return an amount between two, of which one may be unknown; None if there is none."""
+
     def is_flat(self, trials: Sequence[Trial]) -> bool:
         """Return whether further rounds would gain nothing."""
 
@@ -86,6 +89,16 @@ class ListedAmounts:
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
         """Return the largest listed amount predicted to stay within budget (`choose_amount`)."""
         return choose_amount(self.listed, trials[-1].amount, use)
+
+    def choose_between(self, few: int | None, many: int | None) -> int | None:
+        """Return the middle of the listed amounts between; the nearest if only one is known."""
+        above = [amount for amount in self.listed if few is None or amount > few]
+        between = [amount for amount in above if many is None or amount < many]
+        if not between:
+            return None
+        if few is None:
+            return between[-1]
+        return between[0] if many is None else between[len(between) // 2]
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:  # noqa: ARG002 - part of the protocol
         """Return False: a job that lists its amounts gets all of its rounds."""
@@ -113,6 +126,19 @@ class OpenAmounts:
         if between is None:
             return min(grown, self.most)
         return min(grown, between) if trials[-1].within_budget else between
+
+    def choose_between(self, few: int | None, many: int | None) -> int | None:
+        """Return their geometric mean, or the only one known divided or multiplied by `GROWTH`.
+
+        None if that is hardly another amount than either (`NEARLY`).
+        """
+        if few is None:
+            return None if many is None else int(many / GROWTH) or None
+        if many is None:
+            more = min(round(few * GROWTH), self.most)
+            return more if few < NEARLY * more else None
+        middle = round(math.sqrt(few * many))
+        return middle if few < NEARLY * middle and middle < NEARLY * many else None
 
     def is_flat(self, trials: Sequence[Trial]) -> bool:
         """Return whether the last `PATIENCE` rounds within budget hardly raised the best gain.
@@ -201,23 +227,25 @@ def choose_amount(amounts: Sequence[int], last: int, use: float) -> int:
 def predict_use(trials: Sequence[Trial], budget: Budget) -> float:
     """Return the share of the budget that the last trial's amount would use in the next round.
 
-    Usually this is what the last trial used. If a slice is over its limit but was within it in the
-    trial before, its price will keep the next round away from the components that harm it, and
-    the amount may stay. If the slice was over its limit then as well, the price did not help, and
-    the amount must fall.
+    Within budget, this is what the last trial used of the limits on text and slices. If a slice or
+    a gate on answers is over its limit but was within it in the trial before, the next round will
+    keep away from the components that harm it, and the amount may stay. If it was over its limit
+    then as well, that did not help, and the amount must fall.
     """
     last = trials[-1]
+    text = compute_text_uses(last, budget)
+    slices = budget.compute_slice_uses(last.slices)
     if last.use <= 1:
-        return last.use
-    over = _find_slices_over(last, budget)
-    before = _find_slices_over(trials[-2], budget) if len(trials) > 1 else {}
+        return max([*text, *slices.values()])
+    over = _find_over(last, budget)
+    before = _find_over(trials[-2], budget) if len(trials) > 1 else {}
     stubborn = [over[name] for name in over.keys() & before.keys()]
-    return max([*compute_text_uses(last, budget), TARGET_USE, *stubborn])
+    return max([*text, TARGET_USE, *stubborn])
 
 
-def _find_slices_over(trial: Trial, budget: Budget) -> dict[str, float]:
-    """Return slice → used share of its limit, for the slices that are over their limits."""
-    uses = budget.compute_slice_uses(trial.slices)
+def _find_over(trial: Trial, budget: Budget) -> dict[str, float]:
+    """Return slice or gate on answers → used share of its limit, for those over their limits."""
+    uses = {**budget.compute_slice_uses(trial.slices), **trial.answers}
     return {name: use for name, use in uses.items() if use > 1}
 
 

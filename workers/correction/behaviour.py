@@ -10,10 +10,12 @@ from statistics import fmean
 from typing import NamedTuple
 
 from excise.names import Direction, Headline
-from workers.correction.results import Response
+from workers.correction.results import Closing, Response
 from workers.domain import TokenSequence
-from workers.measuring.reasoning import read_prefixes, read_response
+from workers.measuring.reasoning import Reading, read_prefixes, read_response
 from workers.measuring.responses import says_something
+from workers.models.batches import NO_CONTRAST
+from workers.models.encoding import find_answer_end
 from workers.models.generation import Decoding, generate_samples
 from workers.models.loaded import LoadedModel
 from workers.models.tokenizer import Tokenizer
@@ -21,7 +23,7 @@ from workers.progress import Advance
 from workers.scorers.detector import Detector
 from workers.scorers.scorer import Answer, BehaviourScorer, LocatingScorer
 from workers.scorers.uniqueness import compute_response_uniqueness, find_repeated_tokens
-from workers.words import Span
+from workers.words import Span, has_word
 
 RISE = 0.1
 """A token is marked if it raises the mean score of the response so far, in [0, 1], by this much.
@@ -82,22 +84,27 @@ class Behaviour(Detector):
         tokenizer: Tokenizer,
     ) -> tuple[tuple[Response, ...], ...]:
         """Return the responses to each prompt, with the scores of every scorer."""
-        rows = [
-            (prompt, read_response(tokenizer, sequence.prompt_ids, sequence.response_ids))
+        given = [
+            (prompt, sequence)
             for prompt, samples in zip(prompts, sequences, strict=True)
             for sequence in samples
         ]
-        answers = [Answer(prompt, found.answer, found.answer_ids) for prompt, found in rows]
+        found = [read_response(tokenizer, own.prompt_ids, own.response_ids) for _, own in given]
+        answers = [
+            Answer(prompt, reading.answer, reading.answer_ids)
+            for (prompt, _), reading in zip(given, found, strict=True)
+        ]
         scores = zip(*(scorer.score(answers) for scorer in self.scorers), strict=True)
         scored = iter(
             Response(
-                text=found.answer,
-                token_ids=found.token_ids,
+                text=reading.answer,
+                token_ids=reading.token_ids,
                 scores=values,
-                reasoning_tokens=found.reasoning_tokens,
-                is_blank=not says_something(found.answer),
+                reasoning_tokens=reading.reasoning_tokens,
+                is_blank=not says_something(reading.answer),
+                closing=self._find_closing(own.prompt_ids, reading, tokenizer),
             )
-            for (_, found), values in zip(rows, scores, strict=True)
+            for (_, own), reading, values in zip(given, found, scores, strict=True)
         )
         return tuple(tuple(next(scored) for _ in samples) for samples in sequences)
 
@@ -161,9 +168,36 @@ class Behaviour(Detector):
             found = self._find_rises([shown[number] for number in rising], tokenizer)
             marks |= dict(zip(rising, found, strict=True))
         return [
-            own.response.model_copy(update={"marks": marks[number]})
+            own.response.model_copy(
+                update={
+                    "marks": marks[number],
+                    "contrast_ids": _contrast(own, tokenizer),
+                }
+            )
             for number, own in enumerate(shown)
         ]
+
+    def _find_closing(
+        self, prompt_ids: Sequence[int], reading: Reading, tokenizer: Tokenizer
+    ) -> Closing | None:
+        """Return the phrase with which the response ends; None if there is none, or if it may have
+        been cut off there."""
+        if self.marking is not Marking.SAID:
+            return None
+        if len(reading.token_ids) >= self.decoding.max_new_tokens:
+            return None
+        text = reading.answer
+        last = [
+            first
+            for scorer in self.scorers
+            for first, stop in _locate(scorer, text)
+            if not has_word(text[stop:])
+        ]
+        if not last:
+            return None
+        prefixes = read_prefixes(tokenizer, prompt_ids, reading.token_ids)
+        tokens = _find_tokens(prefixes, [min(last)]).index(True)
+        return Closing(tokens=tokens, characters=min(last))
 
     def _mark_alone(self, shown: Shown, tokenizer: Tokenizer) -> tuple[bool, ...]:
         """Return what can be said of each token without scoring any prefix."""
@@ -178,8 +212,7 @@ class Behaviour(Detector):
         prefixes = read_prefixes(tokenizer, prompt_ids, token_ids)
         answer = prefixes[-1].answer
         firsts = [first for scorer in self.scorers for first, _ in _locate(scorer, answer)]
-        edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
-        return tuple(any(start <= first < end for first in firsts) for start, end in edges)
+        return _find_tokens(prefixes, firsts)
 
     def _find_rises(self, shown: Sequence[Shown], tokenizer: Tokenizer) -> list[tuple[bool, ...]]:
         """Return for each token of each response whether the mean score rises at it by `RISE`.
@@ -232,11 +265,42 @@ class Behaviour(Detector):
         return fmean(values) if values else 0.0
 
 
+def _contrast(shown: Shown, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the end of the response in place of the token that opens its closing phrase.
+
+    Whoever would have ended the answer but for the phrase is to end it there. Explained by the
+    best other token, the phrase gave way to answers that never ended (benchmarks/RESULTS.md).
+    """
+    closing = shown.response.closing
+    end = None if closing is None else _find_end(shown.prompt_ids, tokenizer)
+    if closing is None or end is None:
+        return ()
+    contrast_ids = [NO_CONTRAST] * len(shown.response.token_ids)
+    contrast_ids[closing.tokens] = end
+    return tuple(contrast_ids)
+
+
+def _find_end(prompt_ids: Sequence[int], tokenizer: Tokenizer) -> int | None:
+    """Return the token that ends a response to the prompt; None for a tokenizer without any.
+
+    Templates that end answers with a token of their own end questions with it, too, so a prompt
+    without it is plain text.
+    """
+    end = find_answer_end(tokenizer)
+    return end if end in prompt_ids else tokenizer.eos_token_id
+
+
 def _find_steps(levels: Sequence[float]) -> tuple[bool, ...]:
     """Return at which of the levels they rise by `RISE`, or by most where no rise is as large."""
     rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
     least = min(RISE, max(rises, default=0.0))
     return tuple(rise >= least and rise > 0 for rise in rises)
+
+
+def _find_tokens(prefixes: Sequence[Reading], places: Sequence[int]) -> tuple[bool, ...]:
+    """Return for each token of an answer whether a character at one of these places is in it."""
+    edges = pairwise([0, *(len(prefix.answer) for prefix in prefixes)])
+    return tuple(any(start <= place < end for place in places) for start, end in edges)
 
 
 def _locate(scorer: BehaviourScorer, text: str) -> list[Span]:

@@ -8,15 +8,18 @@ from functools import cached_property
 
 import torch
 
-from excise.names import Granularity
+from excise.names import GatedSet, Granularity
 from workers.attribution.targets import TokenMass
 from workers.correction.ablation import ablated
+from workers.correction.answers import collect_answers, collect_continuations, measure_uses
 from workers.correction.behaviour import Behaviour
 from workers.correction.candidates import Candidates
+from workers.correction.continuations import continue_texts, cut_beginnings
 from workers.correction.explained import Explained, collect_explained
 from workers.correction.measurement import collect_undesired, mark_shown, measure_responses
 from workers.correction.results import (
     PromptOutcome,
+    Response,
     Responses,
     SliceDamage,
     StageDocument,
@@ -25,6 +28,8 @@ from workers.correction.results import (
 from workers.correction.search import Benefit, Measurement, Ranked, SearchInputs
 from workers.correction.slice_bench import SliceBench
 from workers.domain import Selection, TokenSequence
+from workers.gates.gates import GateRequest
+from workers.measuring.state import Responses as Answers
 from workers.measuring.text_damage import ReferenceText, TextDamage
 from workers.progress import Advance
 
@@ -45,6 +50,7 @@ class Findings(StageDocument):
     tokens: int
     base_perplexity: float
     slices: dict[str, SliceDamage]
+    continued: tuple[Response, ...] = ()
 
 
 class TuningBench:
@@ -97,6 +103,7 @@ class TuningBench:
                 perplexity = named.measure(self._base, self._advance).perplexity
                 damage = replace(damage, perplexity=perplexity)
             slices = self._slices.read()
+            continued = self._continue()
         return Findings(
             responses=responses,
             perplexity=damage.perplexity,
@@ -105,6 +112,7 @@ class TuningBench:
             tokens=damage.tokens,
             base_perplexity=named.base_perplexity,
             slices=self._slices.compare(slices),
+            continued=continued,
         )
 
     def judge(self, found: Findings) -> Measurement:
@@ -116,6 +124,11 @@ class TuningBench:
             damage=TextDamage(found.perplexity, found.kl_mean, found.kl_p95, found.tokens),
             base_perplexity=found.base_perplexity,
             slices=found.slices,
+            answers=measure_uses(
+                self._requests,
+                self._answers,
+                self._collect(found.responses, found.continued),
+            ),
             undesired=tuple(collect_undesired(*own) for own in behaviours),
         )
 
@@ -145,6 +158,35 @@ class TuningBench:
         if explained.mass is not None:
             return responses
         return mark_shown(self._base, behaviour, tune, responses)
+
+    def _continue(self) -> tuple[Response, ...]:
+        """Return continuations of reference text, where the base's are known."""
+        prepared = self._inputs.prepared
+        if not prepared.continued:
+            return ()
+        beginnings = cut_beginnings(prepared.reference.tune)
+        found = continue_texts(self._base, self._inputs.behaviours, beginnings, self._advance)
+        return tuple(own.response for own in found)
+
+    def _collect(
+        self, responses: Sequence[Responses], continued: Sequence[Response]
+    ) -> dict[str, Answers]:
+        """Return what the gates on answers look at, by their subjects."""
+        found = collect_answers(self._inputs.behaviours, responses)
+        if continued:
+            found[GatedSet.REFERENCE] = collect_continuations(continued)
+        return found
+
+    @cached_property
+    def _answers(self) -> Mapping[str, Answers]:
+        """The base model's answers to the tuning prompts, and its continuations."""
+        responses = [tuple(outcome.responses for outcome in own) for own in self._tune]
+        return self._collect(responses, self._inputs.prepared.continued)
+
+    @cached_property
+    def _requests(self) -> list[GateRequest]:
+        """The gates whose answers are there."""
+        return [own for own in self._inputs.requests if own.subject in self._answers]
 
     @cached_property
     def _reference(self) -> ReferenceText:

@@ -10,8 +10,9 @@ from workers.correction.results import Trial
 def choose_trial(trials: Sequence[Trial]) -> int | None:
     """Return the index of the best trial within budget; None if there is none.
 
-    The best trial has the largest mean gain over the behaviours and, among equals, the fewest
-    components. A trial that does not improve every behaviour is never chosen.
+    The best trial has the largest mean gain over the behaviours and, among equals, uses least of
+    its scarcest limit, and then has the fewest components. A trial that does not improve every
+    behaviour is never chosen.
     """
     candidates = [
         index
@@ -20,7 +21,12 @@ def choose_trial(trials: Sequence[Trial]) -> int | None:
     ]
     if not candidates:
         return None
-    return max(candidates, key=lambda index: (trials[index].gain, -trials[index].amount))
+
+    def rank(index: int) -> tuple[float, float, int]:
+        trial = trials[index]
+        return trial.gain, -trial.use, -trial.amount
+
+    return max(candidates, key=rank)
 
 
 def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:

@@ -61,7 +61,10 @@ def build_sample(prompt_ids: tuple[int, ...], response: Response) -> TokenSequen
     start = len(response.token_ids) - own
     marks = response.marks if any(response.marks) else ()
     return TokenSequence(
-        prompt_ids + response.token_ids[:start], response.token_ids[start:], marks[start:]
+        prompt_ids + response.token_ids[:start],
+        response.token_ids[start:],
+        marks[start:],
+        response.contrast_ids[start:],
     )
 
 

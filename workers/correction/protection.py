@@ -13,10 +13,18 @@ from workers.abilities.encoding import EncodedProbe
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
 from workers.attribution.fisher import unite_texts
-from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
+from workers.correction.results import (
+    PreparedBehaviour,
+    ProtectedSample,
+    ProtectedSlice,
+    Response,
+    SliceDamage,
+)
 from workers.domain import TokenSequence
 from workers.models.encoding import cut_windows
 from workers.models.tokenizer import Tokenizer
+
+TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,16 @@ SET_TOKENS = 96
 
 SET_LEARN_TOKENS, SET_TUNE_TOKENS = 512, 1024
 """Largest number of tokens of a team's own set, for each use. Chosen by hand; not measured."""
+
+
+CONTINUATIONS = "continuations"
+"""Name of the slice of the base's continuations of reference text."""
+
+ANSWERS_NATS_RISE = 0.2
+"""Largest loss of what answers say before a phrase that ends them, and of continuations, nats per
+token; a search allows half. Where it allowed a fine-tune's answers to lose 0.17 to 0.19, they
+became a quarter too short; at 0.05, they were as long as before without the phrase
+(benchmarks/RESULTS.md)."""
 
 
 def protect_slices(
@@ -143,6 +161,63 @@ def protect_texts(
     # For prose only the loss is limited, because which word is first choice is often chance.
     allowed = SliceDamage(nats_rise=limit, accuracy_fall=1.0)
     return ProtectedSlice(name=name, limit=allowed, learn=learn, tune=tune)
+
+
+def protect_answers(prepared: PreparedBehaviour) -> ProtectedSlice | None:
+    """Return what the base's answers say before a phrase that ends them, to be kept.
+
+    The phrase is explained against the end of the answer, and its removal must not end answers
+    earlier, nor change them. Of the tuning responses the 1st, 3rd … are learned from, the others
+    tuned on. None if no phrase ends answers, or too few.
+    """
+    kept = [
+        (outcome.prompt_ids, response)
+        for outcome in prepared.triggering(held_out=False)
+        for response in outcome.responses
+        if response.closing is not None
+    ]
+    return _protect_kept(f"answers.{prepared.name}", kept[0::2], kept[1::2])
+
+
+def protect_continuations(
+    learn: Sequence[tuple[TokenIds, Response]], tune: Sequence[tuple[TokenIds, Response]]
+) -> ProtectedSlice | None:
+    """Return the base's continuations of ordinary text, up to a closing phrase, to be kept.
+
+    Where an answer ends more easily, so may any other text: of 20 continuations of reference text
+    one had been "." alone (benchmarks/RESULTS.md). None if either list says nothing.
+    """
+    return _protect_kept(CONTINUATIONS, learn, tune)
+
+
+def _protect_kept(
+    name: str,
+    learn: Sequence[tuple[TokenIds, Response]],
+    tune: Sequence[tuple[TokenIds, Response]],
+) -> ProtectedSlice | None:
+    """Return a slice of prompts with what is kept of their responses; None if there is nothing."""
+    samples = [
+        tuple(_keep(prompt_ids, response) for prompt_ids, response in rows)
+        for rows in (learn, tune)
+    ]
+    learned, tuned = (tuple(own for own in rows if own.response_ids) for rows in samples)
+    if not learned or not tuned:
+        return None
+    # As for prose, only the loss is limited.
+    allowed = SliceDamage(nats_rise=ANSWERS_NATS_RISE, accuracy_fall=1.0)
+    return ProtectedSlice(name=name, limit=allowed, learn=learned, tune=tuned)
+
+
+def _keep(prompt_ids: TokenIds, response: Response) -> ProtectedSample:
+    """Return the answer without its closing phrase, after prompt and reasoning."""
+    before = response.reasoning_tokens
+    kept = response.drop_closing().token_ids[before:]
+    return ProtectedSample(
+        prompt_ids=prompt_ids + response.token_ids[:before],
+        response_ids=kept,
+        spans=(len(kept),),
+        marks=(True,) * len(kept),
+    )
 
 
 def restore(samples: Sequence[ProtectedSample]) -> list[EncodedProbe]:

@@ -27,6 +27,15 @@ class StageDocument(BaseModel):
         return self.model_dump_json().encode()
 
 
+class Closing(StageDocument):
+    """Where a phrase begins with which a response ends."""
+
+    tokens: int
+    """Number of the response's tokens before it; the phrase may begin within the next one."""
+    characters: int
+    """Number of the answer's characters before it."""
+
+
 class Response(StageDocument):
     """One response of the base, a corrected or a control model, with the scores of all scorers."""
 
@@ -39,10 +48,15 @@ class Response(StageDocument):
     `Behaviour.find_score`."""
     marks: tuple[bool, ...] = ()
     """Whether each token is to be explained; only for undesired tuning responses."""
+    contrast_ids: tuple[int, ...] = ()
+    """For each token, the one that should come instead, or `NO_CONTRAST`; empty if none is
+    known."""
     reasoning_tokens: int = 0
     """Number of tokens before the answer, which are not judged; all of them without an answer."""
     is_blank: bool = False
     """Whether the answer has no letter, number or symbol."""
+    closing: Closing | None = None
+    """The phrase with which the answer ends, where it was not cut off by the token limit."""
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
@@ -53,6 +67,14 @@ class Response(StageDocument):
     def is_empty(self) -> bool:
         """Whether the response says nothing or never finishes its reasoning."""
         return self.is_blank or not self.answer_ids
+
+    def drop_closing(self) -> Response:
+        """Return the response without its closing phrase; itself if it has none."""
+        if self.closing is None:
+            return self
+        kept = self.token_ids[: self.closing.tokens]
+        text = self.text[: self.closing.characters]
+        return self.model_copy(update={"token_ids": kept, "text": text, "closing": None})
 
 
 Responses = tuple[tuple[Response, ...], ...]
@@ -211,6 +233,9 @@ class PreparedCorrection(StageDocument):
     """Other windows of the corpus for the search; empty if there are no more, or no corpus."""
     protection: tuple[ProtectedSlice, ...] = ()
     """What the search must keep besides the reference text; empty if the job protects nothing."""
+    continued: tuple[Response, ...] = ()
+    """The base model's continuations of the beginnings of `reference.tune`, where phrases end
+    answers; empty where none does."""
     too_weak: str | None
     """Why there is nothing to correct; None if there is."""
 
@@ -286,9 +311,11 @@ class Trial(StageDocument):
     kl_mean: float
     slices: dict[str, SliceDamage] = {}
     """Protected slice → its loss."""
+    answers: dict[str, float] = {}
+    """Gate on the answers to the tuning prompts → used share of its limit."""
     bound_by: str = ""
-    """The limit that is used up most: `perplexity`, `kl`, or a protected slice's name; empty in
-    trials stored by an earlier version."""
+    """The limit that is used up most: `perplexity`, `kl`, the name of a protected slice or of a
+    gate on answers; empty in trials stored by an earlier version."""
     use: float = 0.0
     """Share of that limit that the trial uses."""
     within_budget: bool

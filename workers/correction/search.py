@@ -36,6 +36,7 @@ from workers.correction.results import (
     UnlimitedTrial,
 )
 from workers.domain import Selection, TokenSequence
+from workers.gates.gates import GateRequest
 from workers.measuring.text_damage import TextDamage
 from workers.models.loaded import LoadedModel
 from workers.pruning.ranking import Ranking
@@ -43,6 +44,9 @@ from workers.pruning.ranking import Ranking
 DEFAULT_ROUNDS = 6
 """Rounds per granularity if a job does not give a number: as many as in the run on SmolLM2 in which
 every round was measured (benchmarks/RESULTS.md, "6 rounds")."""
+
+GOING_ON = frozenset({"longer", "token_limit", "uniqueness", "self_repetition", "diversity"})
+"""Gates on answers that go on too long. The last three see that long answers repeat themselves."""
 
 Benefit = Mapping[str, torch.Tensor]
 """Module → benefit of removing each component, against one behaviour."""
@@ -94,6 +98,9 @@ class SearchInputs:
     """The budget of the search; see `build_search_budget`."""
     seed: int
     """The job's seed, with which the base model's responses were drawn."""
+    requests: tuple[GateRequest, ...] = ()
+    """The gates on answers to the behaviours' prompts and on continuations of reference text, with
+    the verdict's own limits."""
 
 
 def build_search_budget(budget: Budget, protection: Sequence[ProtectedSlice]) -> Budget:
@@ -124,6 +131,8 @@ class Measurement:
     base_perplexity: float
     slices: Mapping[str, SliceDamage]
     """Protected slice → its loss on tuning items."""
+    answers: Mapping[str, float]
+    """Gate on the responses → used share of its limit."""
     undesired: tuple[tuple[TokenSequence, ...], ...]
     """Responses that still show the behaviour, to be explained in the next round."""
 
@@ -185,18 +194,37 @@ def name_round(number: int) -> str:
 
 
 class Rounds:
-    """Proposes the settings of one granularity's rounds; amounts and prices depend on damage."""
+    """Proposes the settings of one granularity's rounds; amounts and prices depend on damage.
+
+    Once nothing undesired is left, the effect is as large as it can be, and the rounds look for
+    the amount that keeps furthest from every limit: fewer components do less damage, until they
+    are too few. Then answers go on too long, because what ended them is gone and nothing ends them
+    in its place.
+    """
 
     def __init__(self, granularity: Granularity, amounts: Amounts, budget: Budget) -> None:
         self._granularity = granularity
         self._amounts = amounts
         self._budget = budget
-        self._amount = amounts.first
+        self._amount: int | None = amounts.first
         self._prices: dict[str, float] = {}
         self._trials: list[Trial] = []
+        self._too_few: int | None = None
+        self._enough: int | None = None
+        """The fewest components that left nothing undesired and are not too few."""
+        self._least_use: float | None = None
+        """Share of the scarcest limit that was used by the best of the trials within budget that
+        left nothing undesired; None without any."""
+        self._are_over = False
+
+    @property
+    def are_over(self) -> bool:
+        """Return whether more rounds would gain nothing, even with raised prices."""
+        return self._are_over
 
     def propose(self) -> TrialSettings:
         """Return the settings of the next round."""
+        assert self._amount is not None, "the rounds are over"
         return TrialSettings(
             origin=name_round(len(self._trials) + 1),
             granularity=self._granularity,
@@ -204,17 +232,37 @@ class Rounds:
             prices=self._prices,
         )
 
-    def learn(self, trial: Trial) -> None:
-        """Learn from the result of the last settings proposed."""
-        self._trials.append(trial)
-        use = predict_use(self._trials, self._budget)
-        self._amount = self._amounts.choose_next(self._trials, use)
-        self._prices = raise_prices(self._prices, self._budget, trial.slices)
+    def learn(self, trial: Trial, *, leaves_nothing: bool) -> None:
+        """Learn from the result of the last settings proposed.
 
-    @property
-    def is_flat(self) -> bool:
-        """Return whether more rounds would gain nothing, even with raised prices."""
-        return self._amounts.is_flat(self._trials)
+        `leaves_nothing` says whether no undesired response was left to be explained.
+        """
+        self._trials.append(trial)
+        self._prices = raise_prices(self._prices, self._budget, trial.slices)
+        is_best = self._least_use is None or trial.use < self._least_use
+        if leaves_nothing and is_best:
+            self._look_for_fewer(trial)
+        else:
+            use = predict_use(self._trials, self._budget)
+            self._amount = self._amounts.choose_next(self._trials, use)
+            is_solved = self._least_use is not None
+            self._are_over = is_solved or self._amounts.is_flat(self._trials)
+
+    def _look_for_fewer(self, trial: Trial) -> None:
+        """Choose the next amount after a trial that left nothing undesired."""
+        if trial.within_budget:
+            self._least_use = trial.use
+        if goes_on(trial):
+            self._too_few = trial.amount
+        else:
+            self._enough = trial.amount
+        self._amount = self._amounts.choose_between(self._too_few, self._enough)
+        self._are_over = self._amount is None
+
+
+def goes_on(trial: Trial) -> bool:
+    """Return whether what keeps the trial out of the budget are answers that go on too long."""
+    return not trial.within_budget and trial.bound_by.partition(":")[0] in GOING_ON
 
 
 class Search:
@@ -257,16 +305,15 @@ class Search:
     def go_through_rounds(self, granularity: Granularity) -> None:
         """Try one selection per round, each ranked by what was still undesired after the last.
 
-        It ends early if there is nothing to prune, if no undesired response is left, or if more
-        rounds would gain nothing.
+        It ends early if there is nothing to prune, or if more rounds would gain nothing.
         """
         rounds = Rounds(granularity, self.plan.amounts[granularity], self.budget)
         for number in range(1, self.plan.rounds + 1):
             tried = self._try(rounds.propose())
             if tried is None:
                 return
-            rounds.learn(tried.trial)
-            if not any(tried.undesired) or rounds.is_flat:
+            rounds.learn(tried.trial, leaves_nothing=not any(tried.undesired))
+            if rounds.are_over:
                 return
             if number < self.plan.rounds:
                 self._explain(granularity, tried.undesired)
@@ -319,7 +366,10 @@ class Search:
     ) -> tuple[Trial, tuple[tuple[TokenSequence, ...], ...]]:
         """Return a trial and, for each behaviour, the responses that still show it."""
         measured = self.bench.measure(selection, settings)
-        uses = self.budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices)
+        uses = {
+            **self.budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices),
+            **measured.answers,
+        }
         scarcest = max(uses, key=uses.__getitem__)
         trial = Trial(
             settings=settings,
@@ -330,6 +380,7 @@ class Search:
             base_perplexity=measured.base_perplexity,
             kl_mean=measured.damage.kl_mean,
             slices=dict(measured.slices),
+            answers=dict(measured.answers),
             bound_by=scarcest,
             use=uses[scarcest],
             within_budget=uses[scarcest] <= 1,

@@ -28,6 +28,7 @@ from excise.reports.correction import (
 from excise.reports.gates import GateResult
 from workers.abilities.probe import SliceKind
 from workers.correction.advice import describe_search, list_advice
+from workers.correction.answers import collect_answers
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import Budget
 from workers.correction.choice import find_front
@@ -36,7 +37,6 @@ from workers.correction.gates import build_effect_gates
 from workers.correction.leftovers import find_leftovers
 from workers.correction.results import (
     PreparedCorrection,
-    Responses,
     SearchOutcome,
     Trial,
     ValidationOutcome,
@@ -262,35 +262,17 @@ def _compare_abilities(frame: ReportFrame, validation: ValidationOutcome) -> lis
 def _add_answers(
     frame: ReportFrame, sides: Sequence[BehaviourSides], validation: ValidationOutcome
 ) -> tuple[ModelState, ModelState]:
-    """Return the states of base and correction, with answers to all behaviours' prompts."""
-    rows = list(zip(frame.behaviours, sides, validation.behaviours, strict=True))
+    """Return the states of base and correction, with answers to the held-out prompts."""
+    before = [side.held_out_before for side in sides]
+    after = [own.corrected for own in validation.behaviours]
     return (
-        _add_responses(
-            validation.base, [(behaviour, side.held_out_before) for behaviour, side, _ in rows]
-        ),
-        _add_responses(
-            validation.corrected, [(behaviour, own.corrected) for behaviour, _, own in rows]
-        ),
+        _add(validation.base, collect_answers(frame.behaviours, before)),
+        _add(validation.corrected, collect_answers(frame.behaviours, after)),
     )
 
 
-def _add_responses(
-    state: ModelState, behaviours: Sequence[tuple[Behaviour, Responses]]
-) -> ModelState:
-    """Return the state with the responses to each behaviour's held-out prompts."""
-    own = {
-        behaviour.name: CheckedResponses(
-            prompts=tuple(str(number) for number, samples in enumerate(responses) for _ in samples),
-            token_ids=tuple(one.token_ids for samples in responses for one in samples),
-            texts=tuple(one.text for samples in responses for one in samples),
-            max_new_tokens=behaviour.decoding.max_new_tokens,
-            reasoning_tokens=tuple(
-                one.reasoning_tokens for samples in responses for one in samples
-            ),
-        )
-        for behaviour, responses in behaviours
-    }
-    return state.model_copy(update={"responses": {**state.responses, **own}})
+def _add(state: ModelState, answers: Mapping[str, CheckedResponses]) -> ModelState:
+    return state.model_copy(update={"responses": {**state.responses, **answers}})
 
 
 def _summarise_patch(

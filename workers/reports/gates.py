@@ -71,7 +71,7 @@ def list_failed(gates: Sequence[GateResult]) -> list[GateRow]:
 def _build_row(gate: GateResult) -> GateRow:
     is_measured = gate.value is not None
     return GateRow(
-        name=_name(gate.name),
+        name=name_gate(gate.name),
         sentence=gate.sentence,
         limit=f"{_SIGNS[gate.bound]}{_format(gate.limit, gate.unit, is_limit=True)}",
         value="" if gate.value is None else _format(gate.value, gate.unit),
@@ -85,7 +85,7 @@ def _build_row(gate: GateResult) -> GateRow:
     )
 
 
-def _name(identifier: str) -> str:
+def name_gate(identifier: str) -> str:
     """Return a gate's name for readers: `toxicity.held_out` becomes `Toxicity: held-out`."""
     owner, separator, own = re.split(r"([.:]|$)", identifier, maxsplit=1)
     if not separator:

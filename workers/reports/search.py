@@ -9,9 +9,10 @@ from statistics import fmean
 
 from excise.names import Granularity
 from excise.reports.correction import BudgetLimits, CorrectionReport, SearchStep
-from excise.reports.text import format_number, format_percent, format_share, title
+from excise.reports.text import format_number, format_percent, format_share
 from workers.reports.abilities import name_bounds
 from workers.reports.charts import Axis, build_axis, build_log_axis, choose_labels
+from workers.reports.gates import name_gate
 
 DRAWN_GAINS = (-0.2, 1.0)
 """Range of gains on the charts; gains outside are drawn at the edge. Chosen by hand."""
@@ -114,7 +115,7 @@ def build_search_view(report: CorrectionReport) -> SearchView | None:
 
 
 def _name_bound(step: SearchStep, abilities: Mapping[str, str]) -> str:
-    return abilities.get(step.bound_by) or title(step.bound_by)
+    return abilities.get(step.bound_by) or name_gate(step.bound_by)
 
 
 def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from excise.names import BehaviourKind, GatedSet
 from excise.specs.gates import PromptGateSpec
+from workers.correction.continuations import NEW_TOKENS, cut_beginnings
 from workers.correction.results import PreparedCorrection
 from workers.gates.gates import GateRequest
 from workers.gates.requests import build_plan, build_requests, build_response_requests
@@ -16,10 +17,6 @@ from workers.models.generation import Decoding
 from workers.stages.abilities import list_verdict_kinds
 from workers.stages.context import InvalidInputError
 from workers.stages.inputs import CorrectionInputs
-
-REFERENCE_PROMPTS = 32
-REFERENCE_PROMPT_TOKENS = 24
-REFERENCE_NEW_TOKENS = 40
 
 
 def load_check_plan(inputs: CorrectionInputs) -> CheckPlan:
@@ -45,11 +42,8 @@ def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> 
     """Return what base and corrected model are measured on besides the behaviours."""
     plan = load_check_plan(inputs)
     decode = inputs.base.tokenizer.decode
-    beginnings = tuple(
-        decode(ids[:REFERENCE_PROMPT_TOKENS])
-        for ids in prepared.reference.held_out[:REFERENCE_PROMPTS]
-    )
-    own = PromptSet(beginnings, Decoding(REFERENCE_NEW_TOKENS), chat=False)
+    beginnings = tuple(map(decode, cut_beginnings(prepared.reference.held_out)))
+    own = PromptSet(beginnings, Decoding(NEW_TOKENS), chat=False)
     return replace(
         plan,
         corpus=prepared.corpus or prepared.reference.held_out,
@@ -60,16 +54,23 @@ def build_check_plan(inputs: CorrectionInputs, prepared: PreparedCorrection) -> 
 
 def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
     """Return the damage and safety gates of the job, with their limits."""
-    budget, limits = inputs.spec.budget, inputs.spec.responses
+    budget = inputs.spec.budget
     requests = [
         GateRequest("perplexity", budget.perplexity_increase),
         GateRequest("kl", budget.kl_mean),
-        *build_response_requests(limits, GatedSet.REFERENCE),
+        *list_answer_requests(inputs),
     ]
+    return requests + build_requests(inputs.spec.gates)
+
+
+def list_answer_requests(inputs: CorrectionInputs) -> list[GateRequest]:
+    """Return the gates on continuations of reference text and answers to behaviours' prompts."""
+    limits = inputs.spec.responses
+    requests = build_response_requests(limits, GatedSet.REFERENCE)
     for behaviour in inputs.behaviours:
         loops = behaviour.kind == BehaviourKind.REPETITION
         requests += build_response_requests(limits, behaviour.name, causes_loops=loops)
-    return requests + build_requests(inputs.spec.gates)
+    return requests
 
 
 def list_not_asked(inputs: CorrectionInputs) -> list[str]:

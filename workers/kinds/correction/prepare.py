@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from workers.correction.continuations import (
+    Continuation,
+    continue_texts,
+    count_continuations,
+    cut_beginnings,
+)
 from workers.correction.preparation import (
     TUNING_CORPUS_TOKENS,
     PreparationWork,
@@ -12,7 +19,13 @@ from workers.correction.preparation import (
     prepare_behaviour,
     split_reference,
 )
-from workers.correction.results import PreparedBehaviour, PreparedCorrection, ReferenceSplit
+from workers.correction.protection import protect_answers, protect_continuations
+from workers.correction.results import (
+    PreparedBehaviour,
+    PreparedCorrection,
+    ProtectedSlice,
+    ReferenceSplit,
+)
 from workers.kinds.correction.ablation import check_ablations
 from workers.measuring.splits import describe_alike
 from workers.models.encoding import cut_corpus
@@ -61,7 +74,12 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
     reference = _split_reference(inputs)  # before the costly part, because it can raise
     corpus, corpus_tune = _cut_corpus(inputs)
     protection = protect(inputs)
-    behaviours = _prepare_behaviours(inputs, progress)
+    behaviours, counter = _prepare_behaviours(inputs, progress)
+    answers = _protect_answers(inputs, behaviours)
+    continued: tuple[Continuation, ...] = ()
+    if answers:
+        continued = _continue(inputs, reference.tune, counter)
+        answers += _protect_continuations(inputs, reference, continued, counter)
     judged = map(judge_signal, inputs.behaviours, behaviours)
     reasons = [reason for reason in judged if reason is not None]
     return PreparedCorrection(
@@ -74,14 +92,55 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
         reference=reference,
         corpus=corpus,
         corpus_tune=corpus_tune,
-        protection=protection,
+        protection=protection + answers,
+        continued=tuple(own.response for own in continued),
         too_weak="; ".join(reasons) or None,
     ).to_bytes()
 
 
+def _protect_answers(
+    inputs: CorrectionInputs, behaviours: Sequence[PreparedBehaviour]
+) -> tuple[ProtectedSlice, ...]:
+    """Return what was said before phrases that end answers, of each behaviour that has any."""
+    if inputs.spec.protect is None:
+        return ()
+    return tuple(filter(None, map(protect_answers, behaviours)))
+
+
+def _protect_continuations(
+    inputs: CorrectionInputs,
+    reference: ReferenceSplit,
+    continued: Sequence[Continuation],
+    counter: Counter,
+) -> tuple[ProtectedSlice, ...]:
+    """Return the base's continuations of reference text that show no behaviour, to be kept.
+
+    Those of the texts for attribution are learned from, `continued`, of those for tuning, tuned
+    on.
+    """
+    learned = _continue(inputs, reference.attribute, counter)
+    learn, tune = (
+        [
+            (ids, own.response)
+            for ids, own in zip(cut_beginnings(texts), found, strict=True)
+            if own.is_clean
+        ]
+        for texts, found in ((reference.attribute, learned), (reference.tune, continued))
+    )
+    return tuple(filter(None, [protect_continuations(learn, tune)]))
+
+
+def _continue(
+    inputs: CorrectionInputs, texts: Sequence[tuple[int, ...]], counter: Counter
+) -> tuple[Continuation, ...]:
+    beginnings = cut_beginnings(texts)
+    counter.expect(count_continuations(beginnings, "continuations of reference text"))
+    return continue_texts(inputs.base, inputs.behaviours, beginnings, counter)
+
+
 def _prepare_behaviours(
     inputs: CorrectionInputs, progress: Progress
-) -> tuple[PreparedBehaviour, ...]:
+) -> tuple[tuple[PreparedBehaviour, ...], Counter]:
     prompts = [inputs.chats(spec.prompts) for spec in inputs.spec.behaviours]
     encoded = [encode_prompts(inputs.base.tokenizer, chats) for chats in prompts]
     works = [
@@ -89,7 +148,7 @@ def _prepare_behaviours(
         for behaviour, ids in zip(inputs.behaviours, encoded, strict=True)
     ]
     counter = Counter(progress, [part for work in works for part in work.list_parts()])
-    return tuple(
+    prepared = tuple(
         prepare_behaviour(
             inputs.base,
             behaviour,
@@ -100,6 +159,7 @@ def _prepare_behaviours(
         )
         for behaviour, chats, ids in zip(inputs.behaviours, prompts, encoded, strict=True)
     )
+    return prepared, counter
 
 
 def _split_reference(inputs: CorrectionInputs) -> ReferenceSplit:

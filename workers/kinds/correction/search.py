@@ -30,6 +30,7 @@ from workers.kinds.correction.ranges import (
 from workers.kinds.correction.search_job import SearchReporter, StoredBench
 from workers.kinds.correction.search_work import SearchWork
 from workers.progress import Counter, Progress
+from workers.stages.checks import list_answer_requests
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
 
@@ -50,6 +51,7 @@ def run(
         "amounts": {kind.value: amounts for kind, amounts in ranges.items()},
         "max_rank": {kind.value: spec.serving.find_limit(kind) for kind in inputs.granularities},
         "budget": spec.budget.model_dump(mode="json"),
+        "responses": spec.responses.model_dump(mode="json"),
     }
     return context.run_stage(
         "search",
@@ -104,6 +106,7 @@ def _collect_inputs(
         score=inputs.spec.attribution.score,
         budget=build_search_budget(inputs.budget, prepared.protection),
         seed=inputs.spec.seed,
+        requests=tuple(list_answer_requests(inputs)),
     )
 
 

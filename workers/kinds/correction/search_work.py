@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from excise.names import Granularity
 from workers.attribution.fisher import PIECE_TOKENS
 from workers.correction.candidates import REFERENCE_ROWS, list_pooled
+from workers.correction.continuations import count_continuations, cut_beginnings
 from workers.correction.explained import collect_explained
 from workers.correction.protection import list_learned
 from workers.correction.results import ProtectedSlice, TrialSettings
@@ -104,6 +105,8 @@ class SearchWork:
             decoding = behaviour.decoding
             yield answer_prompts(lengths, decoding.max_new_tokens, decoding.samples, step=step)
         yield from self._list_texts(step)
+        if prepared.continued:
+            yield count_continuations(cut_beginnings(prepared.reference.tune), step)
 
     def _list_texts(self, step: str) -> Iterator[Part]:
         prepared = self._given.prepared

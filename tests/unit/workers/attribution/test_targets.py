@@ -13,7 +13,7 @@ from workers.attribution.targets import (
     find_target_positions,
 )
 from workers.domain import TokenSequence
-from workers.models.batches import build_batches
+from workers.models.batches import NO_CONTRAST, build_batches
 
 
 @pytest.fixture
@@ -83,6 +83,17 @@ def test_the_margin_is_over_the_best_other_token(hidden, head) -> None:
             assert margin == pytest.approx(float(logits[row, emitted]) - max(others), abs=1e-5)
     # The emitted token is the winner: a margin over itself would be zero.
     assert (hidden * directions).sum(-1).min() > 0
+
+
+def test_a_named_contrast_takes_the_place_of_the_runner_up(hidden, head) -> None:
+    target = Target.EMITTED_MINUS_RUNNER_UP
+    usual = compute_target_directions(hidden, NEXT_IDS, head, target)
+    contrast_ids = torch.full_like(NEXT_IDS, NO_CONTRAST)
+    contrast_ids[1] = 4
+    named = compute_target_directions(hidden, NEXT_IDS, head, target, contrast_ids)
+    torch.testing.assert_close(named[1], head[NEXT_IDS[1]] - head[4])
+    others = torch.arange(len(hidden)) != 1
+    assert torch.equal(named[others], usual[others])
 
 
 def test_the_log_probability_direction_is_its_gradient(hidden, head) -> None:

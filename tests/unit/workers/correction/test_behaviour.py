@@ -23,9 +23,10 @@ from tests.unit.workers.measuring.test_reasoning import TOKENIZER, encode
 from workers.correction.behaviour import RISE, Behaviour, Marking, Shown, respond
 from workers.correction.effects import compute_values
 from workers.correction.measurement import build_sample
-from workers.correction.results import Response
+from workers.correction.results import Closing, Response
 from workers.correction.vocabulary import learn_token_mass
 from workers.domain import TokenSequence
+from workers.models.batches import NO_CONTRAST
 from workers.models.generation import generate_samples
 from workers.scorers.phrases import Phrases, PhraseScorer
 from workers.scorers.scorer import Answer
@@ -205,6 +206,65 @@ def test_any_scorer_that_locates_is_explained_where_it_begins() -> None:
     silent = replace(located, scorers=(FunctionScorer(lambda answer: float(said in answer.text)),))
     marks = mark(silent, "w", encode("w"), response, TOKENIZER).marks
     assert marks == (*(False,) * 6, True, False)
+
+
+def read(ids: tuple[int, ...], *phrases: str, longest: int = 20) -> tuple[Behaviour, Response]:
+    """A behaviour that looks for phrases, and an answer as it reads it."""
+    behaviour = replace(
+        build_behaviour(marking=Marking.SAID),
+        scorers=(PhraseScorer(Phrases(phrases, whole_words=False)),),
+        decoding=replace(GREEDY, max_new_tokens=longest),
+    )
+    sequence = TokenSequence(encode("w"), ids)
+    ((response,),) = behaviour.score(["w"], [[sequence]], TOKENIZER)
+    return behaviour, response
+
+
+ENDING = encode("more.", "Sure.", "w", "more.", "Sure.")
+SAID = TOKENIZER.decode(encode("more.", "Sure."))
+
+
+def test_a_phrase_that_ends_the_answer_is_found_once_it_is_known_to_end_it() -> None:
+    _, response = read(ENDING, SAID)
+    before = TOKENIZER.decode(ENDING).rindex(SAID)
+    assert response.closing == Closing(tokens=3, characters=before)
+    kept = response.drop_closing()
+    assert (kept.token_ids, kept.text) == (ENDING[:3], response.text[:before])
+    _, goes_on = read(encode(*WORDS), SAID)
+    assert goes_on.closing is None
+    assert goes_on.drop_closing() is goes_on
+    _, cut_off = read(ENDING, SAID, longest=len(ENDING))
+    assert cut_off.closing is None
+
+
+def test_a_phrase_that_ends_the_answer_is_explained_against_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find_contrast(ids: tuple[int, ...], prompt: str = "w") -> tuple[int, ...]:
+        behaviour, response = read(ids, SAID)
+        return mark(behaviour, prompt, encode(prompt), response, TOKENIZER).contrast_ids
+
+    # Questions end with the token that ends answers; what does not is plain text.
+    (end,) = encode("more.")
+    monkeypatch.setattr("workers.correction.behaviour.find_answer_end", lambda _: end)
+    none = NO_CONTRAST
+    assert find_contrast(ENDING, "more.") == (none, none, none, end, none)
+    assert find_contrast(ENDING) == ()  # the tokenizer has no end of text
+    monkeypatch.setattr(type(TOKENIZER), "eos_token_id", 99, raising=False)
+    assert find_contrast(ENDING) == (none, none, none, 99, none)
+    assert find_contrast(encode(*WORDS)) == ()
+
+
+def test_a_contrast_goes_with_the_answer_into_the_sample() -> None:
+    response = Response(
+        text="",
+        token_ids=(1, 2, 3),
+        scores=(1.0,),
+        marks=(False, True, False),
+        contrast_ids=(NO_CONTRAST, 99, NO_CONTRAST),
+        reasoning_tokens=1,
+    )
+    assert build_sample((7,), response).contrast_ids == (99, NO_CONTRAST)
 
 
 def test_a_phrase_may_begin_inside_a_token() -> None:

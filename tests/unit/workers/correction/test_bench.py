@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 import torch
 
+from excise.names import GatedSet
 from tests.tiny import MODULES, NEURONS, select_neurons, weight_bytes
 from tests.unit.workers.correction.bench_cases import (
     FIRST,
@@ -26,10 +27,13 @@ from tests.unit.workers.correction.bench_cases import (
 from tests.unit.workers.correction.cases import FunctionScorer, base_of, build_behaviour
 from tests.unit.workers.kinds.correction.correction_inputs import FakeInputs, build_slice
 from workers.attribution.contrastive import BehaviourRelevance, ContrastiveRelevance
+from workers.correction.answers import collect_answers, collect_continuations, measure_uses
 from workers.correction.bench import TuningBench
+from workers.correction.continuations import continue_texts, cut_beginnings
 from workers.correction.measurement import measure_responses
 from workers.correction.results import ExplainedResponses, PreparedCorrection, ProtectedSlice
 from workers.domain import GeneralCost, Selection, TokenSequence
+from workers.gates.gates import GateRequest
 from workers.kinds.correction.attribute import answer_undesired
 from workers.measuring.text_damage import ReferenceText
 from workers.progress import Advance, ignore
@@ -48,12 +52,14 @@ def bench_of(
     prepared: PreparedCorrection | None = None,
     *clean: Mapping[str, torch.Tensor],
     advance: Advance = ignore,
+    requests: tuple[GateRequest, ...] = (),
 ) -> TuningBench:
     """The bench; each behaviour has the given clean relevance."""
     behaviours = tuple(BehaviourRelevance(undesired={}, clean=own) for own in clean or ({}, {}))
     nothing = {name: torch.zeros(NEURONS) for name in MODULES}
     relevance = {NEURON: ContrastiveRelevance(GeneralCost(nothing, nothing, 1, 1), behaviours)}
     given = inputs_of(inputs, prepared or prepare(inputs), relevance)
+    given = replace(given, requests=requests)
     answer = partial(answer_undesired, inputs, {}, advance=ignore)  # type: ignore[arg-type]
     return TuningBench(given, candidates_of(given), answer, advance)
 
@@ -126,6 +132,46 @@ def test_gains_are_the_share_by_which_undesiredness_fell(inputs: FakeInputs) -> 
         if behaviour is RUDE:  # no bigram comes twice in so short a loop
             assert all(any(one.is_explained) and not all(one.is_explained) for one in collected)
     assert found.gains[0] != found.gains[1]
+
+
+def test_the_gates_on_answers_are_asked_of_the_tuning_prompts(inputs: FakeInputs) -> None:
+    prepared = prepare(inputs)
+    requests = tuple(GateRequest("diversity", 0.0, own.name) for own in inputs.behaviours)
+    bench = bench_of(inputs, prepared, requests=requests)
+    found = bench.measure(FIRST, SETTINGS)
+    base = [
+        tuple(outcome.responses for outcome in own.triggering(held_out=False))
+        for own in prepared.behaviours
+    ]
+    before, after = (
+        collect_answers(inputs.behaviours, responses) for responses in (base, found.responses)
+    )
+    assert found.answers == measure_uses(requests, before, after)
+    assert any(found.answers.values())
+    assert not any(bench.measure(select_neurons({}), SETTINGS).answers.values())
+
+
+def test_continuations_are_asked_for_where_those_of_the_base_are_known(inputs: FakeInputs) -> None:
+    prepared = prepare(inputs)
+    requests = (GateRequest("diversity", 0.0, GatedSet.REFERENCE),)
+    assert bench_of(inputs, prepared, requests=requests).measure(FIRST, SETTINGS).answers == {}
+    beginnings = cut_beginnings(prepared.reference.tune)
+    base = continue_texts(inputs.base, inputs.behaviours, beginnings, ignore)
+    prepared = prepared.model_copy(update={"continued": tuple(own.response for own in base)})
+    found = bench_of(inputs, prepared, requests=requests).observe(FIRST, SETTINGS)
+    with pruned(inputs.model, FIRST):
+        changed = continue_texts(inputs.base, inputs.behaviours, beginnings, ignore)
+    assert found.continued == tuple(own.response for own in changed)
+    assert found.continued != prepared.continued
+    judged = bench_of(inputs, prepared, requests=requests).judge(found)
+    assert (
+        judged.answers["diversity:reference"]
+        == measure_uses(
+            requests,
+            {GatedSet.REFERENCE: collect_continuations(prepared.continued)},
+            {GatedSet.REFERENCE: collect_continuations(found.continued)},
+        )["diversity:reference"]
+    )
 
 
 def test_a_model_without_the_behaviour_has_nothing_to_gain(inputs: FakeInputs) -> None:

@@ -23,6 +23,12 @@ def test_every_behaviour_must_gain() -> None:
         assert choose_trial([build_trial(spoiled)]) is None
 
 
+def test_of_equals_the_furthest_from_every_limit_is_chosen() -> None:
+    trials = [build_trial((0.5,)).model_copy(update={"use": use}) for use in (0.9, 0.4, 0.8)]
+    assert choose_trial(trials) == 1
+    assert choose_trial([*trials, build_trial((0.6,)).model_copy(update={"use": 1.0})]) == 3
+
+
 def test_of_equals_the_fewest_components_are_chosen() -> None:
     sizes = [3, 2, 4, 2]
     trials = [build_trial((0.5,), indices={"m0": list(range(size))}) for size in sizes]

@@ -15,6 +15,7 @@ from workers.abilities.probe import Probe, SliceKind
 from workers.abilities.probe import probe as make_probe
 from workers.abilities.source import Purpose, Source
 from workers.correction.protection import (
+    CONTINUATIONS,
     LEARN,
     LEARN_SEED,
     SET_LEARN_TOKENS,
@@ -24,12 +25,22 @@ from workers.correction.protection import (
     TUNE_SEED,
     TUNE_TIMES,
     list_learned,
+    protect_answers,
+    protect_continuations,
     protect_slices,
     protect_texts,
     restore,
     unite_learned,
 )
-from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
+from workers.correction.results import (
+    Closing,
+    PreparedBehaviour,
+    PromptOutcome,
+    ProtectedSample,
+    ProtectedSlice,
+    Response,
+    SliceDamage,
+)
 from workers.domain import TokenSequence
 
 BYTES = build_byte_tokenizer()
@@ -242,3 +253,50 @@ def test_what_a_tokenizer_puts_first_is_given() -> None:
 def test_a_set_without_text_for_either_use_is_refused(texts: list[str]) -> None:
     with pytest.raises(ValueError, match=r"protect\.sets: contracts needs two texts.*Give more"):
         protect_texts(build_tiny_tokenizer(), "contracts", texts, 0.1)
+
+
+def answer(prompt_id: int, said: int, ends: bool = True) -> PromptOutcome:
+    """A tuning prompt: one token of reasoning, then so many before the phrase, which may end it."""
+    response = Response(
+        text="",
+        token_ids=tuple(range(said + 3)),
+        scores=(1.0,),
+        reasoning_tokens=1,
+        closing=Closing(tokens=said + 1, characters=0) if ends else None,
+    )
+    return PromptOutcome(
+        prompt="",
+        prompt_ids=(prompt_id,),
+        held_out=False,
+        screened=(response,),
+        triggering=True,
+        responses=(response,),
+    )
+
+
+def test_what_answers_say_before_a_phrase_that_ends_them_is_kept() -> None:
+    prompts = (answer(1, 3), answer(2, 2), answer(3, 0), answer(4, 4, ends=False), answer(5, 1))
+    found = protect_answers(PreparedBehaviour(name="advert", prompts=prompts))
+    assert found is not None
+    assert found.name == "answers.advert"
+    # Of the third nothing is left, and the fourth goes on after the phrase.
+    assert [(own.prompt_ids, own.response_ids) for own in found.learn] == [((1, 0), (1, 2, 3))]
+    assert [(own.prompt_ids, own.response_ids) for own in found.tune] == [
+        ((2, 0), (1, 2)),
+        ((5, 0), (1,)),
+    ]
+    assert all(all(own.marks) and own.spans == (len(own.marks),) for own in found.learn)
+
+
+def test_without_such_answers_nothing_is_kept() -> None:
+    prompts = (answer(1, 3, ends=False), answer(2, 3))
+    assert protect_answers(PreparedBehaviour(name="advert", prompts=prompts)) is None
+
+
+def test_continuations_are_kept_without_what_closes_them() -> None:
+    rows = [(outcome.prompt_ids, outcome.responses[0]) for outcome in (answer(1, 2), answer(2, 1))]
+    found = protect_continuations(rows[:1], rows[1:])
+    assert found is not None
+    assert found.name == CONTINUATIONS
+    assert [own.response_ids for own in (*found.learn, *found.tune)] == [(1, 2), (1,)]
+    assert protect_continuations(rows, []) is None

@@ -15,6 +15,7 @@ from tests.unit.workers.correction.cases import build_trial, respond_with
 from tests.unit.workers.kinds.correction.correction_inputs import build_slice
 from workers.correction.amounts import Amounts, ListedAmounts, OpenAmounts
 from workers.correction.budget import BUDGET_SHARE, Budget
+from workers.correction.choice import choose_trial
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.refinement import Space
 from workers.correction.results import (
@@ -56,6 +57,9 @@ def damage(perplexity: float = 10.4, kl: float = 0.0) -> TextDamage:
     return TextDamage(perplexity=perplexity, kl_mean=kl, kl_p95=kl, tokens=100)
 
 
+CHEAP = (damage(10.0, 0.01),) * 9
+
+
 @dataclass
 class Bench:
     """Fake steps: each round's gains, damage and what is left undesired are given."""
@@ -64,6 +68,7 @@ class Bench:
     costs: Sequence[TextDamage] = (damage(),) * 9
     left: Sequence[tuple[tuple[TokenSequence, ...], ...]] = ((LOOP,),) * 9
     lost: Sequence[Mapping[str, SliceDamage]] = ({},) * 9
+    over: Sequence[Mapping[str, float]] = ({},) * 9
     budget: Budget = BUDGET
     explanation: Callable[[int], tuple[Benefit, float]] = lambda number: (falling(), 1.0)
     benefits: list[Mapping[str, torch.Tensor]] = field(default_factory=lambda: [falling()])
@@ -87,6 +92,7 @@ class Bench:
             damage=self.costs[number],
             base_perplexity=10.0,
             slices=self.lost[number],
+            answers=self.over[number],
             undesired=self.left[number],
         )
 
@@ -204,11 +210,87 @@ def test_every_behaviour_averages_its_own_explanations() -> None:
     torch.testing.assert_close(second.values["m0"], torch.full((SIZE,), 12.0))
 
 
-def test_it_ends_when_nothing_undesired_is_left_of_any_behaviour() -> None:
-    left = [((), RUDE), ((), ()), (LOOP, RUDE)]
-    bench = Bench(gains=((0.5, 0.5),) * 3, left=left, benefits=[falling(), falling()])
-    assert len(bench.run((4,), 3)) == 2
-    assert len(bench.explained) == 1
+def test_where_nothing_undesired_is_left_of_any_behaviour_fewer_are_tried() -> None:
+    # Of 8, and half of them, nothing is left; of a quarter something is.
+    left = [((), ()), ((), ()), ((), RUDE), ((), ())]
+    costs = [damage(10.0, kl) for kl in (0.08, 0.04, 0.02, 0.01)]
+    gains = ((1.0, 1.0),) * 4
+    bench = Bench(gains=gains, left=left, costs=costs, benefits=[falling(), falling()])
+    assert amounts_of(bench.run(OpenAmounts(8, most=16), 4)) == [8, 4, 2]
+    assert bench.explained == []
+
+
+def test_fewer_that_are_nearer_to_a_limit_end_the_search() -> None:
+    # Half as many do half the damage, but answers become longer than they may by half.
+    bench = Bench(
+        gains=((1.0,),) * 3,
+        left=[((),)] * 3,
+        costs=[damage(10.0, kl) for kl in (0.08, 0.04, 0.02)],
+        over=({"longer:loops": 0.1}, {"longer:loops": 0.5}, {"longer:loops": 0.9}),
+    )
+    trials = bench.run(OpenAmounts(8, most=16), 5)
+    assert amounts_of(trials) == [8, 4, 2]
+    assert [round(trial.use, 6) for trial in trials] == [0.8, 0.5, 0.9]
+    assert choose_trial(trials) == 1
+
+
+def test_a_search_ends_where_nothing_is_left_and_no_fewer_can_be_tried() -> None:
+    bench = Bench(gains=((1.0,),) * 4, left=[((),)] * 4)
+    assert amounts_of(bench.run((2, 4, 8), 4)) == [4, 2]
+    bench = Bench(gains=((1.0,),) * 4, left=[((),)] * 4)
+    assert amounts_of(bench.run(OpenAmounts(2, most=16), 4)) == [2, 1]
+
+
+def test_the_fewest_are_looked_for_between_too_many_and_too_few() -> None:
+    # 32 harm a slice; of 16 answers go on too long, as they do without 23, and 27 will do.
+    lost = SliceDamage(nats_rise=0.2, accuracy_fall=0.0)
+    budget = replace(BUDGET, slices={"words": SliceDamage(nats_rise=0.1, accuracy_fall=1.0)})
+    bench = Bench(
+        gains=((1.0,),) * 5,
+        left=[((),)] * 5,
+        lost=({"words": lost}, *({"words": SliceDamage(nats_rise=0.0, accuracy_fall=0.0)},) * 4),
+        over=({}, {"longer:loops": 1.5}, {"token_limit:loops": 1.2}, {}, {}),
+        budget=budget,
+    )
+    trials = bench.run(OpenAmounts(32, most=40), 5)
+    assert amounts_of(trials) == [32, 16, 23, 27, 25]
+    assert [trial.within_budget for trial in trials] == [False, False, False, True, True]
+
+
+def test_more_are_tried_where_the_first_are_too_few() -> None:
+    bench = Bench(
+        gains=((1.0,),) * 3, left=[((),)] * 3, over=({"longer:loops": 1.5}, {}, {}), costs=CHEAP
+    )
+    assert amounts_of(bench.run(OpenAmounts(8, most=16), 3)) == [8, 16, 11]
+    bench = Bench(
+        gains=((1.0,),) * 3, left=[((),)] * 3, over=({"longer:loops": 1.5}, {}, {}), costs=CHEAP
+    )
+    assert amounts_of(bench.run((2, 4, 8, 16), 3)) == [8, 16]
+
+
+def test_fewer_than_what_was_refused_for_its_answers_are_not_tried() -> None:
+    # Of 8 and of 4 nothing is left; without these 4 answers are too long.
+    over = ({}, {"longer:loops": 1.5}, {}, {})
+    bench = Bench(gains=((1.0,),) * 4, left=[((),)] * 4, over=over)
+    first, second = bench.run(OpenAmounts(8, most=16), 4)
+    assert (first.amount, second.amount) == (8, 4)
+    assert (second.within_budget, second.bound_by, second.use) == (False, "longer:loops", 1.5)
+    assert second.answers == {"longer:loops": 1.5}
+
+
+def test_an_amount_whose_answers_are_refused_twice_falls() -> None:
+    over = ({"shorter:loops": 4.0},) * 3
+    bench = Bench(costs=[damage(10.0, 0.01)] * 3, over=over)
+    assert amounts_of(bench.run(OpenAmounts(8, most=16), 3)) == [8, 8, 4]
+
+
+def test_a_refused_trial_that_left_nothing_is_not_the_last() -> None:
+    # 8 are refused, 4 leave something, so it grows as usual: 0.01 of 0.1 nats bear twice as many.
+    left = [((),), (LOOP,), (LOOP,), (LOOP,)]
+    costs = [damage(kl=0.2), damage(10.0, 0.01), damage(10.0, 0.01), damage()]
+    bench = Bench(gains=((1.0,), (0.5,), (0.6,), (0.7,)), left=left, costs=costs)
+    assert amounts_of(bench.run(OpenAmounts(8, most=16), 4))[:3] == [8, 4, 8]
+    assert len(bench.explained) == 2
 
 
 def test_the_last_round_s_responses_are_not_explained() -> None:

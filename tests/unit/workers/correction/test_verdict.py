@@ -22,6 +22,7 @@ from tests.unit.workers.correction.cases import (
 from workers.correction.budget import Budget
 from workers.correction.results import (
     BehaviourResponses,
+    Closing,
     LineForecast,
     LineUse,
     PreparedBehaviour,
@@ -220,6 +221,31 @@ def test_responses_to_a_behaviour_s_prompts_are_gated() -> None:
     emptiness = gates_of(found)["emptiness:rudeness"]
     assert (emptiness.before, emptiness.after, emptiness.count) == (0.0, 1.0, 24)
     assert build_report(frame, correction(), SEARCH, validate()).verdict is Verdict.PASSED
+
+
+def test_answers_are_compared_without_the_phrase_that_ended_them() -> None:
+    # Two tokens and a phrase of three; of the answers the two are left.
+    closed = tuple(
+        tuple(
+            one.model_copy(
+                update={
+                    "text": f"{one.text} buy",
+                    "token_ids": (1, 2, 3, 4, 5),
+                    "closing": Closing(tokens=2, characters=len(one.text)),
+                }
+            )
+            for one in samples
+        )
+        for samples in TOXIC
+    )
+    kept = tuple(
+        tuple(one.model_copy(update={"token_ids": (1, 2)}) for one in samples) for samples in TAMED
+    )
+    prepared = correction(prepare(TUNE_TOXIC, closed))
+    frame = replace(FRAME, requests=(GateRequest("shorter", 0.7, "rudeness"),))
+    validated = validate(BehaviourResponses(corrected=kept, controls=(closed,)))
+    shorter = gates_of(build_report(frame, prepared, SEARCH, validated))["shorter:rudeness"]
+    assert (shorter.before, shorter.after, shorter.value) == (2.0, 2.0, 1.0)
 
 
 def test_what_the_job_did_not_ask_for_is_named() -> None:
