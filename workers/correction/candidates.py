@@ -17,9 +17,10 @@ from workers.correction.line_use import (
     describe_limit,
     describe_lines,
 )
+from workers.correction.protection import CONTINUATIONS
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
-from workers.correction.slice_guards import LEAST_LIMIT, guard_slices, learn_half_way
+from workers.correction.slice_guards import LEAST_LIMIT, guard_ends, guard_slices, learn_half_way
 from workers.domain import GeneralCost, Selection, TokenSequence
 from workers.families import find_layer_numbers, is_linear, named_weight
 from workers.models.loaded import LoadedModel
@@ -324,8 +325,21 @@ class Candidates:
             divergence=compute_divergence(gather(places, general.fisher)),
             rows=rows,
         )
-        pool = Pool(components, (reference, *guards))
+        pool = Pool(components, (reference, *guards, *self._guard_ends(components)))
         return _PlacedPool(pool, places)
+
+    def _guard_ends(self, components: Selection) -> tuple[MarginGuard, ...]:
+        """Return a guard of where the base's continuations of text might have ended, if any."""
+        written = [
+            sample.to_sequence()
+            for own in self._inputs.prepared.protection
+            if own.name == CONTINUATIONS
+            for sample in own.learn
+        ]
+        end = self._base.tokenizer.eos_token_id
+        if end is None or not written:
+            return ()
+        return (guard_ends(self._base, components, written, end, self._advance),)
 
 
 def _mask(scores: Mapping[str, torch.Tensor], allowed: torch.Tensor) -> dict[str, torch.Tensor]:

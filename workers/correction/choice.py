@@ -12,21 +12,21 @@ def choose_trial(trials: Sequence[Trial]) -> int | None:
 
     The best trial has the largest mean gain over the behaviours and, among equals, uses least of
     its scarcest limit, and then has the fewest components. A trial that does not improve every
-    behaviour is never chosen.
+    behaviour is never chosen. Where answers alone keep all of these out of the budget, the one
+    that uses least is chosen, so that the verdict can say on held-out prompts what is wrong.
     """
-    candidates = [
-        index
-        for index, trial in enumerate(trials)
-        if trial.within_budget and all(gain > 0 for gain in trial.gains)
+    improving = [
+        index for index, trial in enumerate(trials) if all(gain > 0 for gain in trial.gains)
     ]
-    if not candidates:
-        return None
+    within = [index for index in improving if trials[index].within_budget]
+    if within:
+        return max(within, key=lambda index: (trials[index].gain, *_spare(trials[index])))
+    kept = [index for index in improving if trials[index].is_text_kept]
+    return max(kept, key=lambda index: _spare(trials[index]), default=None)
 
-    def rank(index: int) -> tuple[float, float, int]:
-        trial = trials[index]
-        return trial.gain, -trial.use, -trial.amount
 
-    return max(candidates, key=rank)
+def _spare(trial: Trial) -> tuple[float, int]:
+    return -trial.use, -trial.amount
 
 
 def find_front(trials: Sequence[Trial]) -> tuple[int, ...]:

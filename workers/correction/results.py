@@ -319,6 +319,8 @@ class Trial(StageDocument):
     use: float = 0.0
     """Share of that limit that the trial uses."""
     within_budget: bool
+    is_text_kept: bool = False
+    """Whether text and protected slices are within the budget, whatever the answers show."""
 
     @property
     def amount(self) -> int:

@@ -366,10 +366,8 @@ class Search:
     ) -> tuple[Trial, tuple[tuple[TokenSequence, ...], ...]]:
         """Return a trial and, for each behaviour, the responses that still show it."""
         measured = self.bench.measure(selection, settings)
-        uses = {
-            **self.budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices),
-            **measured.answers,
-        }
+        text = self.budget.compute_uses(measured.base_perplexity, measured.damage, measured.slices)
+        uses = {**text, **measured.answers}
         scarcest = max(uses, key=uses.__getitem__)
         trial = Trial(
             settings=settings,
@@ -384,6 +382,7 @@ class Search:
             bound_by=scarcest,
             use=uses[scarcest],
             within_budget=uses[scarcest] <= 1,
+            is_text_kept=max(text.values()) <= 1,
         )
         self.on_trial(trial)
         return trial, measured.undesired

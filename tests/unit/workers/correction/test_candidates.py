@@ -36,10 +36,10 @@ from workers.correction.candidates import (
     list_pooled,
     weighs_together,
 )
-from workers.correction.protection import SEARCH_SHARE
+from workers.correction.protection import CONTINUATIONS, SEARCH_SHARE
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit
-from workers.correction.slice_guards import LEAST_LIMIT
+from workers.correction.slice_guards import ENDS, LEAST_LIMIT
 from workers.domain import GeneralCost, Relevance, Selection, Shortlist
 from workers.families import LLAMA, find_components, linear_weight
 from workers.pruning.components import pruned
@@ -339,6 +339,18 @@ def test_every_protected_slice_is_guarded_by_its_own_samples(inputs: FakeInputs)
     (size,) = chosen.sizes
     assert (size.components, size.slices) == (5 * POOL_SHARE, 2)
     assert size.rows == len(pool.guards[0].rows)  # type: ignore[attr-defined]
+
+
+def test_where_continuations_are_protected_their_ends_are_guarded(
+    inputs: FakeInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, continued = build_slice("words", learn=2), build_slice(CONTINUATIONS, learn=3, seed=9)
+    assert len(Chosen(inputs, (words, continued)).pool.guards) == 3  # no token ends a text
+    monkeypatch.setattr(type(inputs.base.tokenizer), "eos_token_id", 2, raising=False)
+    chosen = Chosen(inputs, (words, continued))
+    assert [guard.name for guard in chosen.pool.guards[1:]] == ["words", CONTINUATIONS, ENDS]
+    assert chosen.sizes[0].slices == 2
+    assert len(Chosen(inputs, (words,)).pool.guards) == 2
 
 
 def test_what_slices_need_is_learned_half_way_to_what_the_first_ranking_would_prune(

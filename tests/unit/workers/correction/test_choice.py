@@ -6,6 +6,7 @@ import math
 
 from tests.unit.workers.correction.cases import build_trial
 from workers.correction.choice import choose_trial, find_front
+from workers.correction.results import Trial
 
 
 def test_the_largest_mean_gain_within_budget_is_chosen() -> None:
@@ -33,6 +34,22 @@ def test_of_equals_the_fewest_components_are_chosen() -> None:
     sizes = [3, 2, 4, 2]
     trials = [build_trial((0.5,), indices={"m0": list(range(size))}) for size in sizes]
     assert choose_trial(trials) == 1
+
+
+def test_where_answers_alone_are_over_the_least_is_left_to_the_verdict() -> None:
+    def over(gain: float, use: float, *, is_text_kept: bool) -> Trial:
+        changes = {"use": use, "is_text_kept": is_text_kept}
+        return build_trial((gain,), within=False).model_copy(update=changes)
+
+    trials = [
+        over(0.9, 1.5, is_text_kept=True),
+        over(0.5, 1.1, is_text_kept=True),
+        over(0.9, 1.05, is_text_kept=False),
+        over(-0.1, 1.01, is_text_kept=True),
+    ]
+    assert choose_trial(trials) == 1
+    assert choose_trial([*trials, build_trial((0.2,))]) == 4
+    assert choose_trial(trials[2:]) is None
 
 
 def test_the_front_is_what_no_other_trial_beats_in_gain_and_divergence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,14 @@ from tests.tiny_families import build_family_model
 from tests.unit.workers.attribution.test_fisher import choose, choose_weights
 from workers.attribution.fisher import compute_margin_rows, weigh_leads
 from workers.correction.results import ProtectedSample, ProtectedSlice, SliceDamage
-from workers.correction.slice_guards import find_edges, guard_slices, learn_half_way
+from workers.correction.slice_guards import (
+    ENDS,
+    NEAR_ENDS,
+    find_edges,
+    guard_ends,
+    guard_slices,
+    learn_half_way,
+)
 from workers.families import find_family
 from workers.progress import ignore
 from workers.pruning.components import pruned
@@ -99,3 +107,23 @@ def test_the_model_is_left_as_it_was() -> None:
     (guard,) = guard_slices(base, components, (own,), {"words": LIMIT}, ignore)
     learn_half_way(base, components, own, guard, components, ignore)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_ends_are_guarded_where_they_are_nearest_in_what_the_model_wrote() -> None:
+    model = build_family_model("llama")
+    base, end = as_loaded(model), 2
+    written = [own.to_sequence() for own in build_probes().learn]
+    components = choose(model, find_family(model), Granularity.NEURON, 1)
+    longer = replace(written[0], response_ids=tuple(range(20, 30)), is_explained=(True,) * 10)
+    guard = guard_ends(base, components, [longer, *written], end, ignore)
+    assert guard.name == ENDS
+    assert [len(leads) for leads in guard.leads] == [NEAR_ENDS] * 5
+    with torch.inference_mode():
+        logits = model(torch.tensor([longer.token_ids])).logits[0, len(longer.prompt_ids) - 1 : -1]
+    over = logits.gather(1, torch.tensor(longer.response_ids)[:, None])[:, 0] - logits[:, end]
+    assert guard.leads[0].sort().values.tolist() == pytest.approx(
+        over.sort().values[:NEAR_ENDS].tolist(), abs=1e-4
+    )
+    assert guard.edges.tolist() == pytest.approx([float(own.min()) for own in guard.leads])
+    assert guard.rows.shape == (5, len(components))
+    assert guard.rows.abs().max() > 0
