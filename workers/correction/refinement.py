@@ -66,16 +66,17 @@ class Refinement:
     def learn(self, trial: Trial | None) -> None:
         """Learn from the result of the last settings proposed; None if they pruned nothing.
 
-        Optuna is told the trial's two figures and by how much it exceeds each limit.
+        Optuna is told the trial's two figures and by how much it exceeds each limit; protected
+        slices and gates on answers are one constraint, that of the furthest beyond its limit.
         """
         if trial is None:
             self._study.tell(self._asked, state=optuna.trial.TrialState.FAIL)
             return
         budget, asked = self._budget, self._asked
-        excesses = [use - 1 for use in budget.compute_slice_uses(trial.slices).values()]
+        uses = {**budget.compute_slice_uses(trial.slices), **trial.answers}
         asked.set_constraint("perplexity", trial.perplexity_increase - budget.perplexity_increase)
         asked.set_constraint("kl", trial.kl_mean - budget.kl_mean)
-        asked.set_constraint("slices", max(excesses, default=0.0))
+        asked.set_constraint("slices", max(uses.values(), default=1.0) - 1)
         self._study.tell(asked, [trial.gain, trial.kl_mean])
 
     def _suggest(self, origin: str) -> TrialSettings:

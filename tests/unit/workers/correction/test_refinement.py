@@ -59,6 +59,7 @@ class Bench:
 
     effect: Effect = more_is_better_and_dearer
     lose: Callable[[Selection], dict[str, SliceDamage]] = lambda chosen: {}
+    upset: Callable[[Selection], dict[str, float]] = lambda chosen: {}
     budget: Budget = BUDGET
     ranked: list[tuple[Sequence[Benefit], TrialSettings]] = field(default_factory=list)
     told: list[Trial] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Bench:
             damage=damage,
             base_perplexity=10.0,
             slices=self.lose(selection),
+            answers=self.upset(selection),
             undesired=((),),
         )
 
@@ -252,6 +254,21 @@ def test_trials_that_lose_a_slice_are_no_example() -> None:
         )
 
     assert late_mean(1.0) + 10 < late_mean(0.01)
+
+
+def test_trials_that_upset_answers_are_no_example() -> None:
+    def late_mean(use: float) -> float:
+        bench = Bench(
+            lambda settings, chosen: (len(chosen) / 100, 0.01, 10.0),
+            upset=lambda chosen: {"longer:loops": 0.1 if len(chosen) < 20 else use},
+        )
+        return fmean(
+            settings.amount
+            for seed in range(3)
+            for settings in settings_of(bench.run(NEURONS_ONLY, trials=20, seed=seed))[10:]
+        )
+
+    assert late_mean(20.0) + 10 < late_mean(0.1)
 
 
 def test_prices_are_those_that_the_rounds_came_to() -> None:
