@@ -59,8 +59,8 @@ class Bench:
 
     effect: Effect = more_is_better_and_dearer
     lose: Callable[[Selection], dict[str, SliceDamage]] = lambda chosen: {}
-    upset: Callable[[Selection], dict[str, float]] = lambda chosen: {}
     budget: Budget = BUDGET
+    upset: Callable[[Selection], dict[str, float]] = lambda chosen: {}
     ranked: list[tuple[Sequence[Benefit], TrialSettings]] = field(default_factory=list)
     told: list[Trial] = field(default_factory=list)
 
