@@ -33,7 +33,8 @@ def collect_answers(
     """
     return {
         behaviour.name: _collect(
-            behaviour, [[one.drop_closing() for one in samples] for samples in own]
+            [[one.drop_closing() for one in samples] for samples in own],
+            behaviour.decoding.max_new_tokens,
         )
         for behaviour, own in zip(behaviours, responses, strict=True)
     }
@@ -41,13 +42,7 @@ def collect_answers(
 
 def collect_continuations(responses: Sequence[Response]) -> Answers:
     """Return continuations of reference text as the answers that are compared."""
-    return Answers(
-        prompts=tuple(map(str, range(len(responses)))),
-        token_ids=tuple(one.token_ids for one in responses),
-        texts=tuple(one.text for one in responses),
-        max_new_tokens=NEW_TOKENS,
-        reasoning_tokens=tuple(one.reasoning_tokens for one in responses),
-    )
+    return _collect([[one] for one in responses], NEW_TOKENS)
 
 
 def measure_uses(
@@ -76,11 +71,11 @@ def _compute_use(result: GateResult, gate: Gate) -> float:
     return divide_by_limit(change, limit)
 
 
-def _collect(behaviour: Behaviour, responses: Sequence[Sequence[Response]]) -> Answers:
+def _collect(responses: Sequence[Sequence[Response]], max_new_tokens: int) -> Answers:
     return Answers(
         prompts=tuple(str(number) for number, samples in enumerate(responses) for _ in samples),
         token_ids=tuple(one.token_ids for samples in responses for one in samples),
         texts=tuple(one.text for samples in responses for one in samples),
-        max_new_tokens=behaviour.decoding.max_new_tokens,
+        max_new_tokens=max_new_tokens,
         reasoning_tokens=tuple(one.reasoning_tokens for samples in responses for one in samples),
     )

@@ -17,7 +17,7 @@ from workers.correction.line_use import (
     describe_limit,
     describe_lines,
 )
-from workers.correction.protection import CONTINUATIONS
+from workers.correction.protection import CONTINUATIONS, list_learned
 from workers.correction.results import ProtectedSlice, TrialSettings
 from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
 from workers.correction.slice_guards import LEAST_LIMIT, guard_ends, guard_slices, learn_half_way
@@ -73,6 +73,14 @@ def list_pooled(inputs: SearchInputs) -> list[Granularity]:
     if inputs.score is not Score.BENEFIT_DAMAGE:
         return []
     return [kind for kind in inputs.relevance if weighs_together(inputs.base, kind)]
+
+
+def list_written(inputs: SearchInputs) -> list[TokenSequence]:
+    """Return the base's continuations of text whose ends a search guards, if it guards any."""
+    if inputs.base.tokenizer.eos_token_id is None:
+        return []
+    kept = [own for own in inputs.prepared.protection if own.name == CONTINUATIONS]
+    return list_learned(kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,13 +338,7 @@ class Candidates:
 
     def _guard_ends(self, components: Selection) -> tuple[MarginGuard, ...]:
         """Return a guard of where the base's continuations of text might have ended, if any."""
-        written = [
-            sample.to_sequence()
-            for own in self._inputs.prepared.protection
-            if own.name == CONTINUATIONS
-            for sample in own.learn
-        ]
-        end = self._base.tokenizer.eos_token_id
+        end, written = self._base.tokenizer.eos_token_id, list_written(self._inputs)
         if end is None or not written:
             return ()
         return (guard_ends(self._base, components, written, end, self._advance),)

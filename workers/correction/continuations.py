@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import compress
 
 from workers.correction.behaviour import Behaviour
-from workers.correction.results import Response
+from workers.correction.results import Response, TokenIds
 from workers.models.generation import generate_responses
 from workers.models.loaded import LoadedModel
 from workers.progress import Advance, Part, answer_prompts
@@ -17,8 +17,6 @@ PROMPTS = 32
 
 PROMPT_TOKENS, NEW_TOKENS = 24, 40
 """Tokens of a text that are given, and that are written at most. Chosen by hand."""
-
-TokenIds = tuple[int, ...]
 
 
 def cut_beginnings(texts: Sequence[TokenIds]) -> tuple[TokenIds, ...]:

@@ -19,12 +19,11 @@ from workers.correction.results import (
     ProtectedSlice,
     Response,
     SliceDamage,
+    TokenIds,
 )
 from workers.domain import TokenSequence
 from workers.models.encoding import cut_windows
 from workers.models.tokenizer import Tokenizer
-
-TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True)

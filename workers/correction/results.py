@@ -16,6 +16,8 @@ from workers.domain import Selection, TokenSequence
 from workers.measuring.state import ModelState
 from workers.pruning.selection import list_indices
 
+TokenIds = tuple[int, ...]
+
 
 class StageDocument(BaseModel):
     """Base class of stage results: immutable, and strict about unknown fields."""

@@ -207,6 +207,7 @@ class Rounds:
         self._amounts = amounts
         self._budget = budget
         self._amount: int | None = amounts.first
+        """What the next round prunes; None once more rounds would gain nothing."""
         self._prices: dict[str, float] = {}
         self._trials: list[Trial] = []
         self._too_few: int | None = None
@@ -215,12 +216,11 @@ class Rounds:
         self._least_use: float | None = None
         """Share of the scarcest limit that was used by the best of the trials within budget that
         left nothing undesired; None without any."""
-        self._are_over = False
 
     @property
     def are_over(self) -> bool:
         """Return whether more rounds would gain nothing, even with raised prices."""
-        return self._are_over
+        return self._amount is None
 
     def propose(self) -> TrialSettings:
         """Return the settings of the next round."""
@@ -241,26 +241,25 @@ class Rounds:
         self._prices = raise_prices(self._prices, self._budget, trial.slices)
         is_best = self._least_use is None or trial.use < self._least_use
         if leaves_nothing and is_best:
-            self._look_for_fewer(trial)
+            self._amount = self._look_for_fewer(trial)
+        elif self._least_use is not None or self._amounts.is_flat(self._trials):
+            self._amount = None
         else:
             use = predict_use(self._trials, self._budget)
             self._amount = self._amounts.choose_next(self._trials, use)
-            is_solved = self._least_use is not None
-            self._are_over = is_solved or self._amounts.is_flat(self._trials)
 
-    def _look_for_fewer(self, trial: Trial) -> None:
-        """Choose the next amount after a trial that left nothing undesired."""
+    def _look_for_fewer(self, trial: Trial) -> int | None:
+        """Return the next amount after a trial that left nothing undesired."""
         if trial.within_budget:
             self._least_use = trial.use
-        if goes_on(trial):
+        if _goes_on(trial):
             self._too_few = trial.amount
         else:
             self._enough = trial.amount
-        self._amount = self._amounts.choose_between(self._too_few, self._enough)
-        self._are_over = self._amount is None
+        return self._amounts.choose_between(self._too_few, self._enough)
 
 
-def goes_on(trial: Trial) -> bool:
+def _goes_on(trial: Trial) -> bool:
     """Return whether what keeps the trial out of the budget are answers that go on too long."""
     return not trial.within_budget and trial.bound_by.partition(":")[0] in GOING_ON
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from excise.names import Granularity
 from workers.attribution.fisher import PIECE_TOKENS
-from workers.correction.candidates import REFERENCE_ROWS, list_pooled
+from workers.correction.candidates import REFERENCE_ROWS, list_pooled, list_written
 from workers.correction.continuations import count_continuations, cut_beginnings
 from workers.correction.explained import collect_explained
 from workers.correction.protection import list_learned
@@ -95,7 +95,11 @@ class SearchWork:
         """Yield the rows by which candidates are weighed, up to the wanted number."""
         yield count_alike("rows", REFERENCE_ROWS, BACKWARD * PIECE_TOKENS, step)
         protected = self._read_protected(self._given.prepared.protection, step)
-        yield from (protected, protected)  # of the base model, and half-way to the first trial
+        yield protected  # of the base model
+        written = [len(text.token_ids) for text in list_written(self._given)]
+        for passes in (FORWARD, FORWARD + BACKWARD) if written else ():
+            yield read_texts(PROTECTED, written, passes=passes, step=step)
+        yield protected  # half-way to the first trial
 
     def _list_trial(self, step: str) -> Iterator[Part]:
         """Yield the responses to the tuning prompts, then all texts."""
