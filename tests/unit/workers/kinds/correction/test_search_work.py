@@ -18,6 +18,7 @@ from tests.unit.workers.correction.bench_cases import (
 )
 from tests.unit.workers.kinds.correction.correction_inputs import FakeInputs, build_slice
 from workers.correction.candidates import REFERENCE_ROWS
+from workers.correction.protection import CONTINUATIONS
 from workers.correction.results import TrialSettings
 from workers.kinds.correction.search_work import UNLIMITED, SearchWork
 from workers.progress import Part
@@ -46,6 +47,21 @@ def test_a_pool_is_weighed_before_the_rounds() -> None:
     rows, protected = parts[:2]
     assert (rows.noun, rows.units) == ("rows", REFERENCE_ROWS)
     assert (protected.noun, protected.units) == ("protected texts", len(build_slice().learn))
+
+
+def test_the_ends_of_continuations_are_read_before_the_first_trial_is_gone_half_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = FakeInputs((LOOP, RUDE))
+    continued = build_slice(CONTINUATIONS, learn=3)
+    prepared = prepare(inputs, protection=[continued])
+    monkeypatch.setattr(type(inputs.base.tokenizer), "eos_token_id", 2, raising=False)
+    relevance: Any = dict.fromkeys([NEURON])
+    work = SearchWork(inputs_of(inputs, prepared, relevance), plan_of(NEURON))
+    read = [part for part in work.list_parts() if part.noun == "protected texts"]
+    assert [part.units for part in read] == [3, 3, 3, 3]
+    whole, leads, rows, half_way = (sum(part.costs) for part in read)
+    assert leads < rows == whole == half_way
 
 
 def test_a_round_answers_reads_and_explains() -> None:
