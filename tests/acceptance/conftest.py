@@ -27,9 +27,9 @@ def stack(shared_stack: Harness) -> Harness:
     return shared_stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first_files() -> dict[str, bytes]:
-    """The files of the session's first finished job; empty until there is one."""
+    """The files of the module's first finished job; empty until there is one."""
     return {}
 
 

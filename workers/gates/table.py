@@ -58,7 +58,7 @@ _OF_STATES = (
         estimates.estimate_accuracy_drop,
     ),
     Gate(
-        "uniqueness", _DAMAGE, "relative", _AT_MOST,
+        "uniqueness", _DAMAGE, "relative fall", _AT_MOST,
         "responses to {subject} prompts lose at most this share of their mean uniqueness: "
         "the model must not start to loop",
         remedy_responses(
@@ -111,7 +111,7 @@ _OF_STATES = (
         on_loops=drop_limit,
     ),
     Gate(
-        "diversity", _DAMAGE, "relative", _AT_MOST,
+        "diversity", _DAMAGE, "relative fall", _AT_MOST,
         "responses to {subject} prompts lose at most this share of their distinct 1-, 2- or "
         "3-grams, whichever fell most",
         remedy_responses(

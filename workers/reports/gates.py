@@ -19,7 +19,8 @@ _HEADINGS = {
 _SIGNS = {GateBound.AT_MOST: "≤ ", GateBound.AT_LEAST: "≥ ", GateBound.ABOVE: "> ", None: ""}
 _NOT_SAID = "nothing was measured"
 _SHARE = "share"
-_UNWRITTEN = frozenset({"", "relative", "ratio", "score"})
+_CHANGE, _FALL = "relative", "relative fall"
+_UNWRITTEN = frozenset({"", _CHANGE, _FALL, "ratio", "score"})
 """Units that are not written, because the number shows them or has none."""
 
 
@@ -108,7 +109,10 @@ def _format_change(gate: GateResult) -> str:
 
 
 def _format(value: float, unit: str, *, is_limit: bool = False) -> str:
-    """Return a number with its unit: relative changes and shares in per cent, ratios with ×."""
+    """Return a number with its unit: relative changes and shares in per cent, ratios with ×.
+
+    Only a change has the sign +: a fall of 20 % is not to be taken for a rise.
+    """
     written = _write(value, unit, is_limit=is_limit)
     if _is_share(unit):
         return written + unit.removeprefix(_SHARE)
@@ -117,8 +121,9 @@ def _format(value: float, unit: str, *, is_limit: bool = False) -> str:
 
 def _write(value: float, unit: str, *, is_limit: bool = False) -> str:
     """Return a number without its unit."""
-    if unit == "relative":
-        return format_share(value, 2) if is_limit else format_percent(value)
+    if unit in (_CHANGE, _FALL):
+        shows_sign = unit == _CHANGE and not is_limit
+        return format_percent(value) if shows_sign else format_share(value, 2)
     if _is_share(unit):
         return format_share(value)
     return f"{format_compact(value)}{'×' if unit == 'ratio' else ''}"

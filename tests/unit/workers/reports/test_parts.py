@@ -266,6 +266,7 @@ def test_layer_of(module, layer):
         ({"unit": "ratio"}, "≥ 0.31×", "0.4221×", "0.1873 → 0.6094"),
         ({"unit": "score"}, "≥ 0.31", "0.4221", "0.1873 → 0.6094"),
         ({"unit": "relative"}, "≥ 31.00\u00a0%", "+42.21\u00a0%", "0.1873 → 0.6094"),
+        ({"unit": "relative fall"}, "≥ 31.00\u00a0%", "42.21\u00a0%", "0.1873 → 0.6094"),
     ],
 )  # fmt: skip
 def test_a_gate_s_numbers_carry_sign_and_unit(changes, limit, value, change):
