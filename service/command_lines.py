@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 HEADER_LIMITS = (
@@ -11,6 +12,10 @@ HEADER_LIMITS = (
 """Options of uvicorn: a request's line and headers together, in seconds and in bytes; of its own
 protocols httptools knows no limit, and none knows a deadline."""
 
+NOBODY = "none"
+"""An address that no client has: unless it is told of a proxy, an API believes nobody's
+X-Forwarded-For. uvicorn's own default is to believe whoever connects from the same machine."""
+
 
 def build_api_arguments(host: str, port: int, *, grace_seconds: int) -> list[str]:
     """Return the arguments of an API process; on stop, open requests have `grace_seconds`."""
@@ -18,6 +23,7 @@ def build_api_arguments(host: str, port: int, *, grace_seconds: int) -> list[str
         *("uvicorn", "service.app:create_app", "--factory", "--host", host),
         *("--port", str(port), "--log-level", "warning", "--no-access-log"),
         *("--timeout-graceful-shutdown", str(grace_seconds)),
+        *("--forwarded-allow-ips", os.environ.get("FORWARDED_ALLOW_IPS", NOBODY)),
         *HEADER_LIMITS,
     )
 

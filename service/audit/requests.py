@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,10 +29,18 @@ class RequestOrigin:
         """Serve one request with its origin set."""
         identity = scope.get("state", {}).get("identity")
         if isinstance(identity, Identity):
-            client = scope.get("client")
-            set_origin(Origin(identity.key_id, client[0] if client else None))
+            set_origin(Origin(identity.key_id, find_source(scope)))
             bind_log_fields(tenant_id=identity.tenant_id, **_find_ids(scope["path"]))
         await self._app(scope, receive, send)
+
+
+def find_source(scope: Scope) -> str | None:
+    """Return the caller's address; None for a socket's path, or what a proxy took for one."""
+    client = scope.get("client")
+    try:
+        return str(ip_address(client[0])) if client else None
+    except ValueError:
+        return None
 
 
 def _find_ids(path: str) -> dict[str, str]:

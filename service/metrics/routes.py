@@ -15,6 +15,9 @@ from service.settings import Settings
 
 router = APIRouter(tags=["metrics"])
 
+_FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip"})
+"""Headers that proxies add."""
+
 
 @router.get("/metrics", response_class=Response, include_in_schema=False)
 def get_metrics(request: Request, context: Context) -> Response:
@@ -39,7 +42,12 @@ def _check_access(request: Request, settings: Settings) -> None:
 
 
 def _is_loopback(request: Request) -> bool:
-    """Return whether the request comes from this machine."""
+    """Return whether the request comes from this machine, and through no proxy.
+
+    What comes through one has the address that its sender may have chosen.
+    """
+    if not _FORWARDED.isdisjoint(request.headers):
+        return False
     try:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:  # a socket's path, or none

@@ -21,6 +21,14 @@ def test_a_broker_that_is_away_takes_no_api_out_of_the_proxy() -> None:
     assert checks == [["option", "httpchk", "GET", "/healthz"]]
 
 
+def test_the_proxy_writes_the_headers_that_the_api_believes() -> None:
+    """With `FORWARDED_ALLOW_IPS=*` uvicorn takes the first address there is."""
+    lines = (FOLDER / "haproxy.cfg").read_text(encoding="utf-8").splitlines()
+    words = [line.split() for line in lines]
+    assert ["http-request", "set-header", "X-Forwarded-For", "%[src]"] in words
+    assert ["option", "forwardfor"] not in words
+
+
 def test_a_restore_puts_checkpoints_back_before_workers_look_for_them() -> None:
     text = (RUNBOOKS / "backup-and-restore.md").read_text(encoding="utf-8")
     block = text.partition("## Restore")[2].split("```")[1]

@@ -18,6 +18,9 @@ from service.keys.operations import create_tenant_key
 from service.models import Job, OutboxMessage, Shard, new_id
 from service.settings import Settings
 
+CALLER = ("203.0.113.7", 50_000)
+"""Address and port of `app_client`."""
+
 
 def build_checkpoint(folder: Path, **config: Any) -> Path:
     """Return a folder that passes every check which does not read tensors."""
@@ -52,7 +55,8 @@ def settings(database_url: str, broker_url: str, tmp_path: Path, model_root: Pat
 @pytest.fixture
 def app_client(settings: Settings) -> Iterator[TestClient]:
     """A client without an API key."""
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    app = create_app(settings)
+    with TestClient(app, raise_server_exceptions=False, client=CALLER) as client:
         yield client
 
 

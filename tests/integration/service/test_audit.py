@@ -19,7 +19,7 @@ from service.audit.recording import record
 from service.database import Database
 from service.keys.operations import authenticate
 from service.settings import Settings
-from tests.integration.service.conftest import submit, upload
+from tests.integration.service.conftest import CALLER, submit, upload
 
 AUDITED = {
     ("POST", "/v1/jobs"): "job.submit",
@@ -107,7 +107,7 @@ def test_changes_are_recorded_with_actor_and_origin(admin: TestClient) -> None:
     ]
     created = entries[1]
     assert created["target"] == key_id
-    assert created["source"] == "testclient"
+    assert created["source"] == CALLER[0]
     assert created["request_id"] == "request-44"
     assert created["data"] == {"name": "ci", "scopes": ["submit"]}
     assert (entries[0]["actor"], entries[0]["source"]) == ("service", None)

@@ -207,6 +207,14 @@ def test_without_a_token_only_this_machine_is_answered(settings: Settings, host:
         assert client.get("/metrics").status_code == 200
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+def test_what_a_proxy_passes_on_does_not_come_from_this_machine(
+    settings: Settings, header: str
+) -> None:
+    with open_app(settings, "127.0.0.1") as client:
+        assert client.get("/metrics", headers={header: "127.0.0.1"}).status_code == 403
+
+
 def test_with_a_token_everybody_needs_it(settings: Settings, tmp_path: Path) -> None:
     guarded = settings.model_copy(update={"metrics_token": SecretStr(TOKEN)})
     assert TOKEN in guarded.list_secrets()

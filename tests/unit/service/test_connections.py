@@ -5,16 +5,17 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import pytest
 import uvicorn
 from uvicorn.importer import import_from_string
 
 from service.command_lines import HEADER_LIMITS
-from service.connections import PunctualProtocol
+from service.connections import MOST_HEADERS, MOST_PIECES, PIECES_A_TURN, PunctualProtocol
 
 BEGUN = b"POST / HTTP/1.1\r\nHost: here\r\n"
 WHOLE = BEGUN + b"Content-Length: 2\r\n\r\n"
@@ -26,11 +27,16 @@ class HastyProtocol(PunctualProtocol):
     """One that waits long enough for whoever does not dawdle, and no longer."""
 
     header_seconds = 0.5
+    made: ClassVar[list[PunctualProtocol]] = []
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self.made.append(self)
 
 
 async def echo(scope, receive, send) -> None:
-    """Answer with the body."""
-    body, has_more = b"", True
+    """Answer with the body, or, without reading it, with nothing."""
+    body, has_more = b"", scope["path"] != "/early"
     while has_more:
         message = await receive()
         body, has_more = body + message.get("body", b""), message.get("more_body", False)
@@ -133,6 +139,72 @@ def test_what_is_no_request_is_refused_at_once(port: int) -> None:
     with connect(port) as connection:
         connection.sendall(b"\r\n\r\n\r\n")
         assert read_all(connection).startswith(b"HTTP/1.1 400")
+
+
+CHUNKED = BEGUN + b"Transfer-Encoding: chunked\r\n\r\n"
+EARLY = CHUNKED.replace(b"POST /", b"POST /early")
+
+
+def send_all(connection: socket.socket, data: bytes) -> None:
+    """Send until the other side has had enough."""
+    with suppress(ConnectionError):
+        connection.sendall(data)
+
+
+def test_a_body_in_many_pieces_is_read_in_turns(port: int) -> None:
+    pieces = 10 * PIECES_A_TURN
+    with connect(port) as connection:
+        connection.sendall(CHUNKED + b"1\r\nx\r\n" * pieces + b"0\r\n\r\n" + WHOLE + b"ok")
+        assert read_answer(connection).partition(b"\r\n\r\n")[2].startswith(b"x" * pieces)
+
+
+def test_a_body_in_too_many_pieces_is_refused(port: int) -> None:
+    with connect(port) as connection:
+        send_all(connection, CHUNKED + b"1\r\nx\r\n" * (4 * MOST_PIECES))
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"over 10000 pieces" in answer
+
+
+def test_what_comes_after_an_answer_is_not_parsed(port: int) -> None:
+    with connect(port) as connection:
+        send_all(connection, EARLY)
+        send_all(connection, b"1\r\nx\r\n" * (4 * MOST_PIECES))
+        answer = read_all(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in head
+    assert body == b""
+    assert HastyProtocol.made[-1].conn.pieces < 10 * PIECES_A_TURN
+
+
+def test_whoever_goes_on_slowly_after_an_answer_is_hung_up_on(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(EARLY)
+        assert dribble(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"GET / HTTP/1.1\r\nHost: here\r\n", b"\r\n"), (CHUNKED + b"1\r\nx\r\n0\r\n", b"\r\n")],
+)
+def test_headers_are_counted_before_they_are_parsed(port: int, before: bytes, after: bytes) -> None:
+    with connect(port) as connection:
+        connection.sendall(before + b"a: b\r\n" * (MOST_HEADERS - 10) + after + WHOLE + b"ok")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+    with connect(port) as connection:
+        connection.sendall(before + b"a: b\r\n" * (MOST_HEADERS + 1) + after)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"over 100 headers" in answer
+
+
+def test_many_lines_in_a_body_are_no_headers(port: int) -> None:
+    lines = b"0\r\n" * (2 * MOST_HEADERS)
+    with connect(port) as connection:
+        connection.sendall(BEGUN + b"Content-Length: %d\r\n\r\n" % len(lines) + lines)
+        connection.sendall(WHOLE + b"ok")
+        assert lines in read_answer(connection)
 
 
 def test_the_api_and_the_proxy_before_it_wait_equally_long() -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import sys
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from excise.cli.app import app
 from service.command_lines import HEADER_LIMITS, build_api_arguments, build_worker_arguments
@@ -55,6 +58,30 @@ def test_a_process_becomes_the_program_once_the_schema_is_there(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert order == [AWAY, (sys.executable, expected)]
+
+
+@pytest.mark.parametrize(("named", "believed"), [(None, False), ("127.0.0.0/8", True)])
+def test_only_a_proxy_that_was_named_says_where_a_request_comes_from(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, believed: bool
+) -> None:
+    if named is None:
+        monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    else:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", named)
+    line = build_api_arguments("::", 1, grace_seconds=1)
+    trusted = line[line.index("--forwarded-allow-ips") + 1]
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    scope = {
+        "type": "http",
+        "client": ("127.0.0.1", 1),
+        "headers": [(b"x-forwarded-for", b"6.6.6.6")],
+    }
+    asyncio.run(ProxyHeadersMiddleware(app, trusted)(scope, None, None))
+    assert seen == ["6.6.6.6" if believed else "127.0.0.1"]
 
 
 def test_headers_are_limited_wherever_the_api_runs() -> None:
