@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from array import array
+from collections.abc import Callable
 from itertools import accumulate
 from uuid import uuid4
 
@@ -36,6 +37,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+Take = Callable[[int], None]
+"""Counts bytes of a body that were received; raises `TooManyBodiesError`."""
+
 _LOCKED_DOWN = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
@@ -92,13 +96,17 @@ class BodyLimits:
         if scope["type"] != "http" or not is_api_path(get_path(scope)):
             await self._app(scope, receive, send)
             return
-        try:
-            body = await self._read_in_time(scope, receive)
-        except ExciseError as error:
-            await build_problem_response(error)(scope, receive, send)
-            return
-        if body is None:  # the client went away
-            return
+        with self._budget.hold(_find_key_id(scope)) as take:
+            try:
+                body = await self._read_in_time(scope, receive, take)
+            except ExciseError as error:
+                await build_problem_response(error)(scope, receive, send)
+                return
+            if body is not None:  # else the client went away
+                await self._pass_on(scope, receive, send, body)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        """Serve the request with this body."""
         is_replayed = False
 
         async def replay() -> Message:
@@ -110,12 +118,12 @@ class BodyLimits:
 
         await self._app(scope, replay, send)
 
-    async def _read_in_time(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _read_in_time(self, scope: Scope, receive: Receive, take: Take) -> bytes | None:
         """Return the whole body, checked; None if the client left. Raises `ExciseError`."""
         limit = self._settings.body_seconds
         try:
             async with asyncio.timeout(limit):
-                body = await self._read_body(scope, receive)
+                body = await self._read_body(scope, receive, take)
         except TimeoutError:
             raise SlowRequestError(
                 f"The request body took more than {limit:g} s to arrive. Send less, or faster.",
@@ -125,7 +133,7 @@ class BodyLimits:
             await self._check_depth(body)
         return body
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _read_body(self, scope: Scope, receive: Receive, take: Take) -> bytes | None:
         """Return the whole body; None if the client left. Raises `TooLargeError` at the limit."""
         limit = self._limit(get_path(scope))
         declared = Headers(scope=scope).get("content-length", "")
@@ -133,20 +141,16 @@ class BodyLimits:
             raise _too_large(limit)
         chunks: list[bytes] = []
         size, more = 0, True
-        key_id = _find_key_id(scope)
-        try:
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                chunk, more = message.get("body", b""), message.get("more_body", False)
-                if size + len(chunk) > limit:
-                    raise _too_large(limit)
-                self._budget.take(key_id, len(chunk))
-                size += len(chunk)
-                chunks.append(chunk)
-        finally:
-            self._budget.give(key_id, size)
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            if size + len(chunk) > limit:
+                raise _too_large(limit)
+            take(len(chunk))
+            size += len(chunk)
+            chunks.append(chunk)
         return b"".join(chunks)
 
     async def _check_depth(self, body: bytes) -> None:

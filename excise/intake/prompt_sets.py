@@ -14,6 +14,9 @@ FORMATS = ("text", "jsonl", "rows")
 MAX_ROW_DEPTH = 8
 MAX_PROMPTS = 20_000
 MAX_PROMPT_BYTES = 32 * 1024
+MAX_LINE_BYTES = 8 * MAX_PROMPT_BYTES
+"""Of JSON, in which a prompt is up to six times as long; before it is parsed, since lists of empty
+objects take fifty times their bytes in memory."""
 MAX_MESSAGES = 64
 ROLES = ("system", "user", "assistant")
 
@@ -71,13 +74,13 @@ def parse_rows(content: bytes) -> list[str]:
     """
     rows: list[str] = []
     for number, line in _lines(content):
+        _check_size(line, number, "row")
         fields = _parse_json(line, number)
         if not isinstance(fields, dict) or not fields:
             raise _invalid(
                 f"Line {number} is not an object with fields. Write one object a line, like "
                 '{"clean": "...", "corrupted": "...", "answer": " ...", "wrong": " ..."}.'
             )
-        _check_size(line, number, "row")
         _check_row_value(fields, number, 1)
         rows.append(line)
         if len(rows) > MAX_PROMPTS:
@@ -124,6 +127,11 @@ def _lines(content: bytes) -> Iterator[tuple[int, str]]:
 
 def _parse_json(line: str, number: int) -> object:
     """Return the value of one line of JSON."""
+    if len(line) > MAX_LINE_BYTES:
+        raise _invalid(
+            f"Line {number} is {len(line)} characters long; the limit is {MAX_LINE_BYTES}. Shorten "
+            "it, or leave out the fields that are not read."
+        )
     try:
         return load_json(line)
     except DuplicateKeyError as error:

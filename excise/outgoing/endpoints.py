@@ -22,7 +22,14 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 """The global unicast range that IANA assigns; site-local and local NAT64 are outside it, as is any
 range assigned later."""
-_DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637; Python 3.11 takes it for public
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2620:4f:8000::/48", "3fff::/20"),
+    )
+)
+"""Ranges of IANA's registries of special-purpose addresses that Python 3.11 takes for public, whole
+or in part. Some clouds answer with their machines' secrets in 192.0.0.0/24."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[..., list[Any]]
@@ -119,8 +126,10 @@ def is_public(address: Address) -> bool:
             return False
         if inner is not None:
             return is_public(inner)
-        if address not in _GLOBAL_UNICAST or address in _DOCUMENTATION:
+        if address not in _GLOBAL_UNICAST:
             return False
+    if any(address in special for special in _SPECIAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

@@ -196,6 +196,16 @@ def test_bodies_on_their_way_are_limited_by_key_and_in_all() -> None:
     budget.take("a", 4)
 
 
+def test_a_body_counts_until_it_was_processed() -> None:
+    budget = BodyBudget(in_all=10, of_key=6)
+    with budget.hold("a") as take:
+        take(2)
+        take(4)
+        with pytest.raises(TooManyBodiesError), budget.hold("a") as further:
+            further(1)
+    budget.take("a", 6)
+
+
 def test_a_body_too_many_is_refused_and_the_others_are_not_forgotten() -> None:
     """Twenty half-sent bodies of one key held 8 MiB each, for good."""
     mebibyte = b"a" * 2**20

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excise.intake.prompt_sets import MAX_PROMPT_BYTES, PromptSetError, parse_prompts, parse_rows
+from excise.intake import prompt_sets
+from excise.intake.prompt_sets import (
+    MAX_LINE_BYTES,
+    MAX_PROMPT_BYTES,
+    PromptSetError,
+    parse_prompts,
+    parse_rows,
+)
 
 PRINTABLE = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=200
@@ -158,3 +165,11 @@ def test_bad_rows_are_refused_with_the_line(content: bytes, says: str) -> None:
 def test_rows_are_no_prompts() -> None:
     with pytest.raises(PromptSetError, match="rows, not prompts"):
         parse_prompts(b'{"prompt": "x"}', "rows")
+
+
+def test_a_line_too_long_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of empty lists in 8 MB took 200 MB of memory, in a field that nobody reads."""
+    monkeypatch.setattr(prompt_sets, "load_json", lambda _: pytest.fail("it was parsed"))
+    line = b'{"prompt": "x", "more": [' + b"[]," * (MAX_LINE_BYTES // 3) + b"[]]}"
+    with pytest.raises(PromptSetError, match=r"Line 1 is \d+ characters long; the limit is 262144"):
+        parse_prompts(line, "jsonl")
