@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from workers.abilities import context, copying, instructions, knowledge, languages, structure
-from workers.abilities.encoding import EncodedProbe, encode_probe
+from workers.abilities.encoding import EncodedProbe, encode_probes
 from workers.abilities.probe import Probe, SliceKind
 from workers.abilities.source import Purpose, Source
 from workers.models.tokenizer import Tokenizer
@@ -90,10 +91,16 @@ class ProbeSource:
         return build_slices(self.tokenizer, purpose, self.seed, items, kinds, self.longest)
 
 
-def list_ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
+_ORDINARY: WeakKeyDictionary[Tokenizer, tuple[int, ...]] = WeakKeyDictionary()
+"""Found once per tokenizer: it takes a third of a second for a vocabulary of 262,000."""
+
+
+def list_ordinary_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the ids of all tokens that represent text (not special ones), ascending."""
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    return sorted(set(tokenizer.get_vocab().values()) - special)
+    if tokenizer not in _ORDINARY:
+        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        _ORDINARY[tokenizer] = tuple(sorted(set(tokenizer.get_vocab().values()) - special))
+    return _ORDINARY[tokenizer]
 
 
 def _can_be_drawn(kind: SliceKind, tokenizer: Tokenizer, vocabulary: Sequence[int]) -> bool:
@@ -125,4 +132,4 @@ def _build(
     for _ in range(count * DRAWS_A_PROBE):
         if len(drawn) < count:
             drawn[kind.draw(source)] = None
-    return tuple(encode_probe(tokenizer, probe) for probe in drawn)
+    return encode_probes(tokenizer, list(drawn))

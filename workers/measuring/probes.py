@@ -11,10 +11,8 @@ from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import SliceFigures
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.loaded import LoadedModel
+from workers.models.positions import split_positions
 from workers.progress import Advance, ignore
-
-POSITIONS_AT_ONCE = 512
-"""Positions whose full next-token distribution is held in memory at a time. Chosen by hand."""
 
 BATCH_TOKENS = 1024
 """Padded tokens per batch. On a CPU, 4096 took a quarter more time, partly for padding
@@ -81,8 +79,7 @@ def _read(subject: LoadedModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.
     head = subject.head
     losses = [states.new_empty(0, dtype=torch.float32)]  # a batch may have no target
     leads = [states.new_empty(0, dtype=torch.float32)]
-    for start in range(0, len(states), POSITIONS_AT_ONCE):
-        span = slice(start, start + POSITIONS_AT_ONCE)
+    for span in split_positions(len(states), head):
         logits = (states[span] @ head.T).float()
         losses.append(functional.cross_entropy(logits, next_ids[span], reduction="none"))
         own = logits.gather(1, next_ids[span, None])

@@ -12,10 +12,8 @@ from torch.nn import functional
 from workers.domain import TokenSequence
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.loaded import LoadedModel
+from workers.models.positions import split_positions
 from workers.progress import Advance
-
-POSITIONS_AT_ONCE = 512
-"""Positions whose full next-token distribution is held in memory at a time. Chosen by hand."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,7 @@ class ReferenceText:
         """Return KL(base ‖ changed) and the changed model's loss, `(position,)`, on the CPU."""
         base_head = self._base_head[: len(head)].to(head.device)
         divergences, losses = [], []
-        for part in range(0, len(states), POSITIONS_AT_ONCE):
-            span = slice(part, part + POSITIONS_AT_ONCE)
+        for span in split_positions(len(states), head):
             changed = functional.log_softmax((states[span] @ head.T).float(), dim=-1)
             losses.append(-changed.gather(1, next_ids[span, None])[:, 0].cpu())
             base = (base_states[span].to(head.device) @ base_head.T).float()
@@ -236,8 +233,7 @@ def _compute_losses(
 ) -> torch.Tensor:
     """Return the negative log-likelihood at each position, `(position,)` on the CPU, nats."""
     losses = []
-    for part in range(0, len(states), POSITIONS_AT_ONCE):
-        span = slice(part, part + POSITIONS_AT_ONCE)
+    for span in split_positions(len(states), head):
         logits = (states[span] @ head.T).float()
         losses.append(functional.cross_entropy(logits, next_ids[span], reduction="none").cpu())
     return torch.cat(losses)

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from excise.names import ZeroShotTask
 from workers.domain import TokenSequence
-from workers.measuring.text_damage import POSITIONS_AT_ONCE
 from workers.measuring.zero_shot_tasks import Choice, Question
 from workers.models.batches import TokenBatch, build_batches
 from workers.models.loaded import LoadedModel
+from workers.models.positions import split_positions
 from workers.progress import Advance
 
 Encode = Callable[[str], Sequence[int]]
@@ -186,8 +186,7 @@ def _add_log_likelihoods(
     states = hidden[row_index, position_index]
     target_ids = torch.tensor(targets, device=device)
     head = loaded.head
-    for part in range(0, len(states), POSITIONS_AT_ONCE):
-        span = slice(part, part + POSITIONS_AT_ONCE)
+    for span in split_positions(len(states), head):
         logits = (states[span] @ head.T).float()
         found = -functional.cross_entropy(logits, target_ids[span], reduction="none")
         totals.index_add_(0, torch.tensor(owners[span]), found.double().cpu())

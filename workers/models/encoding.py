@@ -75,7 +75,13 @@ def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 
 def encode_part(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Return the token ids of a text that continues another; no special tokens are added."""
-    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    return encode_parts(tokenizer, [text])[0]
+
+
+def encode_parts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return what `encode_part` returns for each text, in a fraction of the time."""
+    found = tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
+    return [tuple(ids) for ids in found]
 
 
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:

@@ -41,8 +41,8 @@ class Tokenizer(Protocol):
     def chat_template(self) -> Any:
         """The template that renders a chat as text, if there is one."""
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
-        """Return an encoding whose `input_ids` are the text's token ids."""
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool = True) -> Any:
+        """Return an encoding whose `input_ids` are the text's token ids, or each text's."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> Any:
         """Return the text of the token ids."""

@@ -136,7 +136,7 @@ def test_ordinary_tokens_are_no_special_ones() -> None:
     tokenizer = build_byte_tokenizer()
     tokenizer.add_special_tokens({"eos_token": "<end>"})
     ordinary = list_ordinary_tokens(tokenizer)
-    assert ordinary == list(range(256))
+    assert ordinary == tuple(range(256))
     assert tokenizer.eos_token_id not in ordinary
 
 
@@ -190,5 +190,5 @@ def test_a_probe_without_a_target_token_is_not_asked() -> None:
 def test_without_ordinary_tokens_there_are_no_random_ones() -> None:
     words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
-    assert list_ordinary_tokens(tokenizer) == []
+    assert list_ordinary_tokens(tokenizer) == ()
     assert build_slices(tokenizer, Purpose.VERDICT, 0) == {}

@@ -7,17 +7,25 @@ from hypothesis import strategies as st
 
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
 from tests.unit.workers.models.test_encoding import BEGINS, BOS, build_tokenizer
-from workers.abilities.encoding import encode_probe
+from workers.abilities.encoding import EncodedProbe, encode_probes
 from workers.abilities.probe import Part, Probe, given, probe, target
 from workers.models.encoding import encode_chat, encode_part
+from workers.models.tokenizer import Tokenizer
 
 BYTES = build_byte_tokenizer()
 JOINED = build_byte_tokenizer(merges=200)
+OTHER = Probe((given("a"), target("b"), given("c")))
 PARTS = st.lists(
     st.builds(Part, st.sampled_from(["She be", " at", " the", "ré", " {n", "ever", "", "."]),
               st.booleans()),
     max_size=6,
 )  # fmt: skip
+
+
+def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
+    """Return the probe as it is encoded beside others."""
+    _, found, _ = encode_probes(tokenizer, [OTHER, item, OTHER])
+    return found
 
 
 @for_all(PARTS)

@@ -18,8 +18,8 @@ from tests.tiny import (
     select_neurons,
 )
 from workers.domain import TokenSequence
-from workers.measuring import text_damage
 from workers.measuring.text_damage import ReferenceText, compute_perplexity
+from workers.models import positions
 from workers.pruning.components import pruned
 
 LENGTHS = ((9, 0), (30, 0), (2, 0), (14, 6), (14, 0), (5, 0))
@@ -114,7 +114,7 @@ def test_neither_do_the_positions_held_at_once(
     whole = reference(model)
     with pruned(model, CHOSEN):
         expected = whole.measure(as_loaded(model))
-    monkeypatch.setattr(text_damage, "POSITIONS_AT_ONCE", 7)
+    monkeypatch.setattr(positions, "LOGITS_AT_ONCE", 7 * VOCABULARY)
     parts = reference(model)
     assert parts.base_perplexity == pytest.approx(whole.base_perplexity, rel=1e-5)
     with pruned(model, CHOSEN):
