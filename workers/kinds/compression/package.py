@@ -59,7 +59,8 @@ def _work(
     weights = choose_files(inputs.checkpoint_path, patch)
     has_patch = JobFile.PATCH in weights
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
-    final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
+    described = {"files_note": note, "has_patch": has_patch}
+    final = report.model_copy(update=described | {"corrected_sha256": patch.corrected_sha256})
     files = {
         JobFile.REPORT_MARKDOWN: render_compression_markdown(final).encode(),
         JobFile.REPORT_HTML: render_compression_html(final).encode(),
