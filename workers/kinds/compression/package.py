@@ -31,7 +31,8 @@ PATCH_NOTE = (
 CHECKPOINT_NOTE = (
     "A patch would be larger than the model, so the compressed checkpoint's weights are given "
     "whole, with their index where they are sharded. Put them into a copy of the base folder in "
-    "place of its own."
+    "place of its own, and leave out a second set of weights (consolidated.safetensors, original/, "
+    "pytorch_model.bin), which would be uncompressed and which some servers prefer."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,25 @@ def test_a_compressed_model_is_another_one(
     assert found.report.corrected_sha256 == compute_checkpoint_sha256(
         found.save(tmp_path / "out") / "checkpoint"
     )
+
+
+def test_a_compressed_checkpoint_has_no_second_set_of_weights(folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(folder, base)
+    (base / "original").mkdir()
+    for name in ("consolidated.safetensors", "original/consolidated.safetensors"):
+        shutil.copyfile(base / "model.safetensors", base / name)
+    (base / "LICENSE").write_text("free")
+    (base / "model.safetensors").chmod(0o444)
+    found = excise.compress(base, **COMPRESSION, method="magnitude", sparsity=0.9)
+    assert found.patch is None  # it would be larger than the weights
+    saved = found.save(tmp_path / "out") / "checkpoint"
+    names = {path.name for path in base.iterdir()}
+    assert {path.name for path in saved.iterdir()} == names - {
+        "consolidated.safetensors",
+        "original",
+    }
+    assert compute_checkpoint_sha256(saved) == found.report.corrected_sha256
 
 
 def test_a_model_needs_its_tokenizer_and_a_name_a_checkpoint(folder: Path, tmp_path: Path) -> None:
