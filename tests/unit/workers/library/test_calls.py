@@ -218,6 +218,17 @@ def test_a_compressed_model_is_another_one(
     )
 
 
+@pytest.mark.parametrize("sparsity", [1e-300, 0.01])
+def test_a_sparsity_that_removes_nothing_is_refused_with_one_that_does(
+    folder: Path, sparsity: float
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"sparsity {sparsity:g} removes no weight") as told:
+        excise.compress(folder, **COMPRESSION, method="magnitude", sparsity=sparsity)
+    least = float(str(told.value).rpartition(" ")[2].rstrip("."))
+    found = excise.compress(folder, **COMPRESSION, method="magnitude", sparsity=least)
+    assert found.patch is not None
+
+
 def test_a_compressed_checkpoint_has_no_second_set_of_weights(folder: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(folder, base)
