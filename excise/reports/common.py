@@ -28,3 +28,11 @@ class JobReport(ReportModel):
     seed: int
     versions: dict[str, str]
     model: ModelIdentity
+    corrected_sha256: str | None = None
+    """The hash of the changed weights, in the patch or given whole; null without them and in older
+    reports."""
+
+    @property
+    def unmet_gates(self) -> tuple[str, ...]:
+        """Names of the gates that are not met."""
+        return tuple(gate.name for gate in self.gates if not gate.is_met)

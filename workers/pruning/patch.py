@@ -34,6 +34,7 @@ __all__ = [
     "describe_verdict",
     "has_passed",
     "parse_patch",
+    "require_base",
     "require_passed",
     "revert_patch",
     "serialise_patch",
@@ -57,6 +58,16 @@ def require_passed(patch: Patch) -> None:
         raise RejectedPatchError(
             f"{describe_verdict(patch)}. Add --rejected, or rejected=True in Python, to apply it "
             "anyway."
+        )
+
+
+def require_base(patch: Patch, folder: Path) -> None:
+    """Raise `WrongCheckpointError` unless the folder's weights are the base of the patch."""
+    found = compute_checkpoint_sha256(folder)
+    if found != patch.base_sha256:
+        raise WrongCheckpointError(
+            f"the weights in {folder} have sha256 {found}, the patch needs {patch.base_sha256}; "
+            "give its base"
         )
 
 

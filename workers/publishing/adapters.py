@@ -20,14 +20,10 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from workers.pruning.lines import find_cover
-from workers.pruning.patch import Patch, WrongCheckpointError
+from workers.pruning.patch import Patch, require_base
 from workers.pruning.patch_building import require_stored
 from workers.pruning.patch_format import WeightChange
-from workers.pruning.safetensors_files import (
-    StoredTensor,
-    compute_checkpoint_sha256,
-    list_tensors,
-)
+from workers.pruning.safetensors_files import StoredTensor, list_tensors
 from workers.pruning.stored_matrix import Values, to_tensor
 
 CONFIG_NAME = "adapter_config.json"
@@ -136,11 +132,7 @@ def factorise(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> dict[str, 
     Modules are sorted by name. Raises what `build_adapter` does.
     """
     rank = find_rank(patch, base, max_rank)
-    found = compute_checkpoint_sha256(base)
-    if found != patch.base_sha256:
-        raise WrongCheckpointError(
-            f"the weights have sha256 {found}, the patch needs {patch.base_sha256}; give its base"
-        )
+    require_base(patch, base)
     stored = list_tensors(base)
     changes = sorted(patch.weights.items(), key=lambda item: item[1].module)
     return {

@@ -13,6 +13,7 @@ from workers.pruning.patch import Patch, PatchError, apply_patch, parse_patch
 from workers.publishing.adapters import build_adapter
 from workers.publishing.cards import CardFacts, write_card
 from workers.publishing.gguf_files import GgufError, merge_into_gguf, write_gguf_adapter
+from workers.publishing.own_reports import require_own_report
 
 CARD_NAME = "README.md"
 SUMS_NAME = "SHA256SUMS"
@@ -81,11 +82,8 @@ def export_correction(export: Export, output: Path) -> Exported:
 def _check(export: Export, patch: Patch) -> None:
     if export.base_gguf is not None and export.form is not ExportForm.GGUF:
         raise GgufError(f"a GGUF of the base is for {ExportForm.GGUF}, not for {export.form}")
-    report = export.report
-    if report is not None and report.model.sha256 != patch.base_sha256:
-        raise ValueError(
-            "the report is of another base than the patch; give the report.json that came with it"
-        )
+    if export.report is not None:
+        require_own_report(export.report, patch)
 
 
 def _write_model(export: Export, patch: Patch, folder: Path) -> int | None:

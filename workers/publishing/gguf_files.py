@@ -26,11 +26,11 @@ from gguf import (
     get_tensor_name_map,
 )
 
-from workers.pruning.patch import Patch, WrongCheckpointError
+from workers.pruning.patch import Patch, WrongCheckpointError, require_base
 from workers.pruning.patch_building import require_stored
 from workers.pruning.patch_format import WeightChange
-from workers.pruning.safetensors_files import list_tensors
-from workers.pruning.stored_matrix import Values, scale_bits, to_bits, to_tensor
+from workers.pruning.safetensors_files import StoredTensor, list_tensors
+from workers.pruning.stored_matrix import Values, scale_bits, to_bits, to_tensor, view_bits
 from workers.pruning.stored_names import read_config
 from workers.publishing.adapters import factorise
 
@@ -40,6 +40,14 @@ _BITS = {
     GGMLQuantizationType.BF16: ("BF16", np.dtype(np.uint16), torch.bfloat16),
 }
 """Unquantised GGUF types → safetensors' name, type of raw bits, torch dtype."""
+_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
+_COMPUTED = frozenset(
+    {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+)
+"""Tensors of a GGUF that the converter computes from `config.json`."""
+_PREFIXES = ("", "model.", "transformer.", "gpt_neox.")
+"""Leading parts of names, which a checkpoint lacks that was saved without its head."""
+_SUFFIXES = (".weight", ".bias")
 
 
 class GgufError(ValueError):
@@ -58,6 +66,8 @@ class GgufFamily:
     architecture: MODEL_ARCH
     orders: Mapping[str, Order]
     """Last part of a module's name → its order of rows, if that differs from the checkpoint's."""
+    norm_shift: int = 0
+    """What the converter adds to the weights of norms."""
 
 
 def _interleave(head_key: str) -> Order:
@@ -91,7 +101,7 @@ GGUF_FAMILIES = {
     "MistralForCausalLM": _LLAMA,
     "Qwen2ForCausalLM": GgufFamily(MODEL_ARCH.QWEN2, {}),
     "Qwen3ForCausalLM": GgufFamily(MODEL_ARCH.QWEN3, {}),
-    "Gemma3ForCausalLM": GgufFamily(MODEL_ARCH.GEMMA3, {}),
+    "Gemma3ForCausalLM": GgufFamily(MODEL_ARCH.GEMMA3, {}, norm_shift=1),
     "Olmo2ForCausalLM": GgufFamily(MODEL_ARCH.OLMO2, {}),
     "Phi3ForCausalLM": GgufFamily(MODEL_ARCH.PHI3, {}),
     "GPT2LMHeadModel": GgufFamily(MODEL_ARCH.GPT2, {}),
@@ -134,6 +144,30 @@ class GgufNames:
         find = self._family.orders.get(module.rpartition(".")[2])
         return np.arange(rows) if find is None else find(rows, self._config)
 
+    def find(self, stored: str) -> str | None:
+        """Return the name in GGUF of a checkpoint's tensor; None if llama.cpp does not hold it."""
+        for prefix in _PREFIXES:
+            found = self._names.get_name(f"{prefix}{stored}", try_suffixes=_SUFFIXES)
+            if found is not None:
+                return str(found) if found.endswith(_SUFFIXES) else None
+        return None
+
+    def read(self, stored: StoredTensor, *, transposed: bool) -> torch.Tensor:
+        """Return a checkpoint's tensor in the order and with the values that it has in GGUF.
+
+        `transposed` says that the checkpoint stores the weights of its blocks as `(in, out)`.
+        """
+        values = to_tensor(np.array(view_bits(stored, "r")), stored.dtype)
+        if transposed and values.dim() > 1 and str(self.find(stored.name)).startswith("blk."):
+            values = values.t()
+        module = stored.name.rpartition(".")[0]
+        if module.rpartition(".")[2] in self._family.orders:
+            values = values[torch.from_numpy(self.order(module, len(values)))]
+        if self._family.norm_shift and stored.name.endswith("norm.weight"):
+            wide = values if values.dtype is torch.float16 else values.float()  # as the converter
+            values = wide + self._family.norm_shift
+        return values
+
 
 def write_gguf_adapter(patch: Patch, base: Path, file: Path, *, base_model: str) -> int:
     """Write the patch as a LoRA adapter for llama.cpp (`--lora`); return its rank.
@@ -163,28 +197,73 @@ def merge_into_gguf(patch: Patch, base: Path, base_gguf: Path, file: Path) -> No
     """Write the base's GGUF with the patch applied to `file`; nothing else in it changes.
 
     `base` is the folder of the checkpoint that `base_gguf` was converted from, as F32, F16 or
-    BF16. Raises `GgufError` if a changed tensor is quantised or missing or if a bias changes, and
-    `WrongCheckpointError` if the values are not those that the patch was made for.
+    BF16; every tensor of both is compared, one at a time. Raises `GgufError` if a tensor is
+    quantised or missing or if a bias changes, and `WrongCheckpointError` if `base` is not the
+    base of the patch, or `base_gguf` not that of `base`.
     """
     if patch.biases:
         raise GgufError(
             "components replaced by their mean change biases; export the merged checkpoint and "
             "convert that"
         )
+    require_base(patch, base)
     names, stored = GgufNames(base), list_tensors(base)
+    _require_same(names, stored, base_gguf, transposed=patch.layout.transposed)
     shutil.copyfile(base_gguf, file)
     reader = GGUFReader(file, "r+")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     for name, change in patch.weights.items():
         tensor, source = tensors.get(names.name(change.module)), require_stored(stored, name)
-        if tensor is None or tensor.tensor_type not in _BITS:
-            kind = "missing" if tensor is None else tensor.tensor_type.name
-            raise GgufError(
-                f"{names.name(change.module)} is {kind} in {base_gguf.name}; give the base as F32, "
-                "F16 or BF16, or export an adapter"
-            )
+        if tensor is None:
+            raise GgufError(f"{change.module} is missing in {base_gguf.name}; export an adapter")
         _write_change(patch, change, source.dtype, source.shape, tensor, names)
     reader.data.flush()
+
+
+def _require_same(
+    names: GgufNames, stored: Mapping[str, StoredTensor], file: Path, *, transposed: bool
+) -> None:
+    """Raise unless the tensors of the GGUF are those of the checkpoint, each with its values."""
+    expected = {
+        name: tensor for tensor in stored.values() if (name := names.find(tensor.name)) is not None
+    }
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    found = {name: tensor for name, tensor in tensors.items() if name not in _COMPUTED}
+    if _OUTPUT in expected or _OUTPUT in found:  # where one lacks it, the embedding is the output
+        sides: tuple[dict[str, Any], ...] = (expected, found)
+        for each in sides:
+            if _EMBEDDING in each:
+                each.setdefault(_OUTPUT, each[_EMBEDDING])
+    for name in (*found, *sorted(expected.keys() - found.keys())):
+        if name not in expected:
+            raise WrongCheckpointError(
+                f"{name} of {file.name} is not in the checkpoint; give the GGUF of the patch's base"
+            )
+        if name not in found or found[name].tensor_type not in _BITS:
+            kind = found[name].tensor_type.name if name in found else "missing"
+            raise GgufError(
+                f"{name} is {kind} in {file.name}; give the base as F32, F16 or BF16, or export an "
+                "adapter"
+            )
+        if not _is_same(found[name], names.read(expected[name], transposed=transposed)):
+            raise WrongCheckpointError(
+                f"{name} of {file.name} does not hold the values of {expected[name].name}; give "
+                "the GGUF of the patch's base"
+            )
+
+
+def _is_same(tensor: Any, expected: torch.Tensor) -> bool:
+    """Return whether a tensor of a GGUF holds these values, rounded to its type.
+
+    An embedding may lack its last rows: the converter leaves out those without a token.
+    """
+    _, bits, floats = _BITS[tensor.tensor_type]
+    shape = tuple(map(int, reversed(tensor.shape)))
+    if tensor.name == _EMBEDDING:
+        expected = expected[: shape[0]]
+    if shape != tuple(expected.shape):
+        return False
+    return np.array_equal(tensor.data.reshape(-1).view(bits), to_bits(expected.to(floats)).ravel())
 
 
 def _write_change(
@@ -210,7 +289,6 @@ def _write_change(
     original = to_bits(to_tensor(change.original, dtype).to(floats))
     if not np.array_equal(view[places], original):
         raise WrongCheckpointError(
-            f"{tensor.name} does not hold the values the patch was made for; give the GGUF of its "
-            "base"
+            f"{tensor.name} does not hold the values that the patch says; make the patch again"
         )
     view[places] = scale_bits(original, own, patch.scale)

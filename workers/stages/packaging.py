@@ -80,8 +80,7 @@ def _build_manifest(
 
 def find_patch_verdict(report: JobReport) -> PatchVerdict:
     """Return the verdict that the patch of this job carries."""
-    unmet = tuple(gate.name for gate in report.gates if not gate.is_met)
-    return PatchVerdict(report.verdict, unmet)
+    return PatchVerdict(report.verdict, report.unmet_gates)
 
 
 def hash_report(report: JobReport) -> str:

@@ -80,14 +80,14 @@ def _work(
     outside: Selection | None,
     progress: Progress,
 ) -> bytes:
-    files: dict[str, bytes] = {
-        JobFile.REPORT_MARKDOWN: render_circuit_markdown(report).encode(),
-        JobFile.REPORT_HTML: render_circuit_html(report).encode(),
-    }
+    files: dict[str, bytes] = {}
     if outside is not None:
         verdict = find_patch_verdict(report)
         patch = build_patch(inputs.checkpoint_path, outside, verdict=verdict)
         files[JobFile.PATCH] = serialise_patch(patch)
+        report = report.model_copy(update={"corrected_sha256": patch.corrected_sha256})
+    files[JobFile.REPORT_MARKDOWN] = render_circuit_markdown(report).encode()
+    files[JobFile.REPORT_HTML] = render_circuit_html(report).encode()
     spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})
     if inputs.spec.task not in BUILT_IN_TASKS:
         spec["task"] = describe_set(inputs, inputs.spec.task)

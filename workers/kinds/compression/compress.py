@@ -7,6 +7,7 @@ can compute.
 from __future__ import annotations
 
 from itertools import accumulate
+from math import ceil
 from statistics import fmean
 
 from excise.names import Attributor, Calibration, Statistic
@@ -14,16 +15,27 @@ from workers.attribution.sums import finish, merge_sums, parse_sums, serialise_s
 from workers.compression.compress import compress, prune_by_relevance, sum_scores
 from workers.compression.plan import CompressionPlan, NOfM, Pattern, RowShare
 from workers.domain import TokenSequence
+from workers.families import count_features
 from workers.kinds.compression.results import PreparedCompression, pack_masks
 from workers.kinds.correction.attribute import cut_samples
 from workers.progress import BACKWARD, FORWARD, Advance, Counter, Progress
-from workers.stages.context import ShardedStage, ShardedWork, StageContext, StageOutput, compute_key
+from workers.pruning.selection import count_share
+from workers.stages.context import (
+    InvalidInputError,
+    ShardedStage,
+    ShardedWork,
+    StageContext,
+    StageOutput,
+    compute_key,
+)
 from workers.stages.inputs import CompressionInputs
 
 SHARD_TOKENS = 32_768
 """Largest number of tokens per shard; it is high because a shard's sums are as large as the model.
 """
 
+SHOWN = 10**6
+"""The smallest sparsity that removes a weight is told rounded up to a multiple of 1 / SHOWN."""
 N_OF_M = {"2:4": NOfM(2, 4), "4:8": NOfM(4, 8)}
 
 
@@ -33,7 +45,10 @@ def run(
     prepared: PreparedCompression,
     upstream: StageOutput,
 ) -> StageOutput:
-    """Return the stage's result: the packed prune masks of every linear module."""
+    """Return the stage's result: the packed prune masks of every linear module.
+
+    Raises `InvalidInputError` if the sparsity removes no weight.
+    """
     spec = inputs.spec
     key = {
         "prepare": upstream.sha256,
@@ -48,6 +63,7 @@ def run(
     stage = ShardedStage("compress", compute_key("compress", key), upstream.sha256)
 
     def work(progress: Progress) -> bytes:
+        _require_removal(inputs)
         if build_plan(inputs).is_additive:
             _compress_in_shards(context, stage, inputs, prepared, progress)
         else:
@@ -87,6 +103,17 @@ def build_plan(inputs: CompressionInputs) -> CompressionPlan:
         calibration=Calibration.SEQUENTIAL if spec.sequential else Calibration.ONE_SHOT,
         seed=spec.seed,
     )
+
+
+def _require_removal(inputs: CompressionInputs) -> None:
+    """Raise `InvalidInputError` if the sparsity rounds to no weight even in the longest rows."""
+    pattern = build_plan(inputs).pattern
+    longest = max(map(count_features, inputs.base.find_linear_modules().values()))
+    if isinstance(pattern, RowShare) and not count_share(longest, pattern.share):
+        raise InvalidInputError(
+            f"sparsity {pattern.share:g} removes no weight: the longest rows of the model have "
+            f"{longest}, and it is a share of each. Give at least {ceil(SHOWN / longest) / SHOWN}."
+        )
 
 
 def _compress_in_shards(

@@ -31,7 +31,8 @@ PATCH_NOTE = (
 CHECKPOINT_NOTE = (
     "A patch would be larger than the model, so the compressed checkpoint's weights are given "
     "whole, with their index where they are sharded. Put them into a copy of the base folder in "
-    "place of its own."
+    "place of its own, and leave out a second set of weights (consolidated.safetensors, original/, "
+    "pytorch_model.bin), which would be uncompressed and which some servers prefer."
 )
 
 
@@ -59,7 +60,8 @@ def _work(
     weights = choose_files(inputs.checkpoint_path, patch)
     has_patch = JobFile.PATCH in weights
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
-    final = report.model_copy(update={"files_note": note, "has_patch": has_patch})
+    described = {"files_note": note, "has_patch": has_patch}
+    final = report.model_copy(update=described | {"corrected_sha256": patch.corrected_sha256})
     files = {
         JobFile.REPORT_MARKDOWN: render_compression_markdown(final).encode(),
         JobFile.REPORT_HTML: render_compression_html(final).encode(),

@@ -47,10 +47,7 @@ def _work(
     search: SearchOutcome | None,
     progress: Progress,
 ) -> bytes:
-    files: dict[str, bytes] = {
-        JobFile.REPORT_MARKDOWN: render_markdown(report).encode(),
-        JobFile.REPORT_HTML: render_html(report).encode(),
-    }
+    files: dict[str, bytes] = {}
     if search is not None and (trial := search.chosen_trial) is not None:
         text = [TokenSequence(ids) for ids in prepared.reference.tune]
         patch = build_patch(
@@ -60,6 +57,9 @@ def _work(
             verdict=find_patch_verdict(report),
         )
         files[JobFile.PATCH] = serialise_patch(patch)
+        report = report.model_copy(update={"corrected_sha256": patch.corrected_sha256})
+    files[JobFile.REPORT_MARKDOWN] = render_markdown(report).encode()
+    files[JobFile.REPORT_HTML] = render_html(report).encode()
     return publish_package(context, report, _describe_spec(inputs), files, progress)
 
 

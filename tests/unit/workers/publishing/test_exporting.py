@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from excise.names import ExportForm, Verdict
+from excise.names import ExportForm, Granularity, Verdict
+from excise.reports.correction import CorrectionReport, PatchSummary
 from tests.unit.workers.publishing.cases import Pruned, build_pruned, build_pruned_weights
 from tests.unit.workers.publishing.test_gguf_files import convert
-from tests.unit.workers.reports.reports import report
-from workers.pruning.patch import PatchError, PatchVerdict, serialise_patch
+from tests.unit.workers.reports.reports import rejected, report
+from workers.pruning.patch import Patch, PatchError, PatchVerdict, serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256
+from workers.pruning.selection import count_by_module, list_indices
 from workers.publishing.adapters import AdapterError, build_adapter
 from workers.publishing.exporting import Export, export_correction
 from workers.publishing.gguf_files import GgufError
@@ -27,6 +29,24 @@ def case(tmp_path: Path) -> Pruned:
 
 def describe(case: Pruned, form: ExportForm = ExportForm.PEFT, base_model: str = "tiny") -> Export:
     return Export(serialise_patch(case.patch), case.folder, base_model, form)
+
+
+def report_on(patch: Patch, **changes: object) -> CorrectionReport:
+    """The report of the correction that made a patch."""
+    known = report()
+    summary = PatchSummary(
+        granularity=patch.granularity,
+        components=len(patch.selection),
+        of=46080,
+        modules={} if patch.granularity is Granularity.WEIGHT else list_indices(patch.selection),
+        counts=count_by_module(patch.selection),
+    )
+    own = {
+        "model": known.model.model_copy(update={"sha256": patch.base_sha256}),
+        "patch": summary,
+        "corrected_sha256": patch.corrected_sha256,
+    }
+    return known.model_copy(update=own | changes)
 
 
 def read_card(folder: Path) -> str:
@@ -88,19 +108,49 @@ def test_a_gguf_is_an_adapter_or_the_whole_base(case: Pruned, tmp_path: Path) ->
 
 
 def test_the_card_says_what_was_proved_and_what_was_not(case: Pruned, tmp_path: Path) -> None:
-    found = report()
-    found = found.model_copy(
-        update={"model": found.model.model_copy(update={"sha256": case.patch.base_sha256})}
-    )
+    found = report_on(case.patch)
     export_correction(replace(describe(case), report=found), tmp_path / "out")
     card = read_card(tmp_path / "out")
     assert f"**{found.verdict.value}**" in card
     for gate in found.gates:
         assert gate.name in card
     assert card.count("| yes |") == sum(gate.is_met for gate in found.gates)
-    other = replace(describe(case), report=report())
-    with pytest.raises(ValueError, match="report is of another base"):
-        export_correction(other, tmp_path / "other")
+
+
+def test_the_report_of_another_correction_is_refused(case: Pruned, tmp_path: Path) -> None:
+    """Each of them alone shows it; reports of older versions have no hash of what was corrected."""
+    judged = replace(case.patch, verdict=PatchVerdict(Verdict.REJECTED, ("refusals",)))
+    export = describe(replace(case, patch=judged))
+    own = report_on(judged, verdict=Verdict.REJECTED, gates=rejected().gates)
+    assert own.patch is not None
+    counts = own.patch.counts | {min(own.patch.counts): 1}
+    others = {
+        "base": {"model": report().model},
+        "verdict": {"verdict": Verdict.PASSED, "gates": report().gates},
+        "verdict ": {"gates": report().gates},
+        "selection of components": {"patch": own.patch.model_copy(update={"counts": counts})},
+        "selection of components ": {"patch": None},
+        "corrected model": {"corrected_sha256": "0" * 64},
+    }
+    for what, changes in others.items():
+        other = replace(export, report=own.model_copy(update=changes))
+        with pytest.raises(ValueError, match=f"the report is of another {what.strip()} than the"):
+            export_correction(other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for name, found in (("new", own), ("old", own.model_copy(update={"corrected_sha256": None}))):
+        export_correction(replace(export, report=found), tmp_path / name)
+        assert "**rejected**" in read_card(tmp_path / name)
+
+
+def test_the_report_of_other_neurons_as_many_is_refused(tmp_path: Path) -> None:
+    case = build_pruned("llama", tmp_path / "base")
+    own = report_on(case.patch)
+    assert own.patch is not None
+    moved = {name: [index + 1 for index in found] for name, found in own.patch.modules.items()}
+    other = own.model_copy(update={"patch": own.patch.model_copy(update={"modules": moved})})
+    with pytest.raises(ValueError, match="another selection of components"):
+        export_correction(replace(describe(case), report=other), tmp_path / "out")
+    export_correction(replace(describe(case), report=own), tmp_path / "out")
 
 
 def test_names_cannot_break_out_of_the_card(case: Pruned, tmp_path: Path) -> None:

@@ -42,11 +42,27 @@ OUTER = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
+    "transformer.wte.weight": "token_embd.weight",
+    "transformer.wpe.weight": "position_embd.weight",
+    "transformer.ln_f.weight": "output_norm.weight",
+    "transformer.ln_f.bias": "output_norm.bias",
+    "gpt_neox.embed_in.weight": "token_embd.weight",
+    "gpt_neox.final_layer_norm.weight": "output_norm.weight",
+    "gpt_neox.final_layer_norm.bias": "output_norm.bias",
+    "embed_out.weight": "output.weight",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
 }
+AROUND = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+"""Norms of Gemma 3 and OLMo 2, which have some behind attention and MLP."""
 FLOATS = {
     torch.float32: GGMLQuantizationType.F32,
     torch.float16: GGMLQuantizationType.F16,
@@ -107,22 +123,18 @@ def convert(
     file: Path,
     dtype: torch.dtype = torch.float32,
     entries: Mapping[str, Any] | None = None,
+    changes: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
-    """A GGUF of the base: its projections, and with `entries` whatever transformers reads."""
+    """A GGUF of the base with the metadata `entries`; vectors are F32, as in the converter."""
     names = GgufNames(case.folder)
     writer = GGUFWriter(file, names.architecture)
     for key, value in (entries or {}).items():
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
         add(f"{names.architecture}.{key}", value)
-    tensors = {
-        names.name(module): arrange_slowly(case, module, weight)
-        for module, weight in read_weights(case).items()
-    }
-    if entries:
-        tensors |= read_others(case)
-    for name, tensor in tensors.items():
-        data = quantize(tensor.float().contiguous().numpy(), FLOATS[dtype])
-        writer.add_tensor(name, data, raw_dtype=FLOATS[dtype])
+    for name, tensor in (read_tensors(case) | dict(changes or {})).items():
+        own = FLOATS[dtype if tensor.dim() > 1 else torch.float32]
+        data = quantize(tensor.float().contiguous().numpy(), own)
+        writer.add_tensor(name, data, raw_dtype=own)
     finish(writer)
     return file
 
@@ -134,23 +146,34 @@ def finish(writer: GGUFWriter) -> None:
     writer.close()
 
 
+def read_tensors(case: Pruned) -> dict[str, torch.Tensor]:
+    """Every tensor, by its name in GGUF, as a converter would write it."""
+    names = GgufNames(case.folder)
+    weights = {
+        names.name(module): arrange_slowly(case, module, weight)
+        for module, weight in read_weights(case).items()
+    }
+    return weights | read_others(case)
+
+
 def read_others(case: Pruned) -> dict[str, torch.Tensor]:
     """Embeddings, norms, biases and head, by their names in GGUF."""
     found = {}
     weights = {f"{module}.weight" for module in read_weights(case)}
-    names = GgufNames(case.folder)
+    names, family = GgufNames(case.folder), case.model.config.model_type
+    own = OUTER | (AROUND if family in ("gemma3_text", "olmo2") else {})
     for key, value in case.model.state_dict().items():
         if key in weights or (key in ("lm_head.weight",) and case.model.config.tie_word_embeddings):
             continue
-        if key in OUTER:
-            found[OUTER[key]] = value
+        shifted = value + 1 if family == "gemma3_text" and key.endswith("norm.weight") else value
+        if key in own:
+            found[own[key]] = shifted
             continue
         _, _, layer, *rest = key.split(".")
-        last = rest[-2]
-        if last in OUTER:
-            found[f"blk.{layer}.{OUTER[last]}.weight"] = value
+        module, _, kind = key.rpartition(".")
+        if rest[-2] in own:
+            found[f"blk.{layer}.{own[rest[-2]]}.{kind}"] = shifted
         else:
-            module, _, _ = key.rpartition(".")
             stem = names.name(module).removesuffix(".weight")
             found[f"{stem}.bias"] = arrange_slowly(case, module, value)
     return found
@@ -209,6 +232,50 @@ def test_a_merged_gguf_is_the_bases_with_nothing_else_changed(
         expected = convert(case, tmp_path / "after.gguf", dtype)
     assert (tmp_path / "model.gguf").read_bytes() == expected.read_bytes()
     assert (tmp_path / "model.gguf").read_bytes() != base.read_bytes()
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_gguf_that_differs_only_where_the_patch_does_not_reach_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    case = build_pruned_weights(name, tmp_path / "base")
+    for tensor, values in read_tensors(case).items():
+        if tensor.startswith("blk.0."):  # like the other layer
+            continue
+        other = values.clone()
+        other[-1] += 0.5
+        tuned = convert(case, tmp_path / "tuned.gguf", changes={tensor: other})
+        with pytest.raises(WrongCheckpointError, match=f"{tensor} of tuned.gguf does not hold"):
+            merge_into_gguf(case.patch, case.folder, tuned, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_folder_that_is_not_the_patchs_base_is_refused(tmp_path: Path) -> None:
+    case = build_pruned_weights("llama", tmp_path / "base")
+    norm = case.model.get_submodule("model.norm")
+    norm.weight.data += 0.5
+    case.model.save_pretrained(tmp_path / "tuned")
+    tuned = convert(case, tmp_path / "tuned.gguf")
+    with pytest.raises(WrongCheckpointError, match=r"tuned have sha256 .*; give its base"):
+        merge_into_gguf(case.patch, tmp_path / "tuned", tuned, tmp_path / "model.gguf")
+    norm.weight.data -= 0.5
+
+
+def test_what_a_converter_may_do_is_no_other_base(tmp_path: Path) -> None:
+    """It adds what it computes, an output that is the embedding, and drops rows without a token."""
+    case = build_pruned_weights("gemma3_text", tmp_path / "base")
+    embedding = case.model.get_input_embeddings().weight.detach()
+    changes = {
+        "token_embd.weight": embedding[:-3],
+        "output.weight": embedding,
+        "rope_freqs.weight": torch.ones(4),
+    }
+    base = convert(case, tmp_path / "base.gguf", changes=changes)
+    merge_into_gguf(case.patch, case.folder, base, tmp_path / "model.gguf")
+    assert (tmp_path / "model.gguf").stat().st_size == base.stat().st_size
+    base = convert(case, tmp_path / "more.gguf", changes={"blk.0.attn_k.bias": torch.ones(4)})
+    with pytest.raises(WrongCheckpointError, match=r"attn_k\.bias of more\.gguf is not in the"):
+        merge_into_gguf(case.patch, case.folder, base, tmp_path / "other.gguf")
 
 
 def describe(case: Pruned) -> dict[str, Any]:
@@ -281,7 +348,7 @@ def test_a_quantised_base_another_base_and_a_missing_tensor_are_refused(tmp_path
         merge_into_gguf(case.patch, case.folder, tmp_path / "packed.gguf", tmp_path / "m.gguf")
     other = replace(case, model=build_family_model("llama", seed=1))
     convert(other, tmp_path / "other.gguf")
-    with pytest.raises(WrongCheckpointError, match="give the GGUF of its base"):
+    with pytest.raises(WrongCheckpointError, match="give the GGUF of the patch's base"):
         merge_into_gguf(case.patch, case.folder, tmp_path / "other.gguf", tmp_path / "model.gguf")
     writer = GGUFWriter(tmp_path / "empty.gguf", "llama")
     finish(writer)
