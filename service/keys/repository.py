@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from sqlalchemy import func, select, update
@@ -42,8 +42,13 @@ def find_key(session: Session, tenant_id: str, key_id: str) -> ApiKey | None:
 
 def is_key_valid(session: Session, key_id: str) -> bool:
     """Return whether the key exists and has not been revoked."""
-    statement = select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
-    return session.scalar(statement) is not None
+    return key_id in find_valid_keys(session, [key_id])
+
+
+def find_valid_keys(session: Session, key_ids: Collection[str]) -> set[str]:
+    """Return those of the keys that exist and have not been revoked."""
+    statement = select(ApiKey.id).where(ApiKey.id.in_(key_ids), ApiKey.revoked_at.is_(None))
+    return set(session.scalars(statement))
 
 
 def list_keys(session: Session, tenant_id: str) -> Sequence[ApiKey]:
