@@ -26,6 +26,7 @@ from service.gateway import routes as gateway_routes
 from service.gateway.gateway import Gateway
 from service.jobs import routes as job_routes
 from service.jobs.feed import EventFeed
+from service.jobs.pattern_lines import PatternLines
 from service.jobs.stream_limits import StreamLimits
 from service.keys import routes as key_routes
 from service.keys.authentication import Authentication
@@ -130,6 +131,7 @@ def build_context(settings: Settings) -> AppContext:
         gateway=gateway,
         feed=EventFeed(database, settings.stream_poll_seconds),
         stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
+        pattern_lines=PatternLines(),
         download_threads=CapacityLimiter(settings.download_threads),
         metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
         outages=OutageRecord(),
@@ -171,6 +173,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(reconciler.stop)
         relay.stop()
         await context.feed.aclose()
+        context.pattern_lines.close()
         await run_in_threadpool(deliverer.stop)
         await context.gateway.aclose()
         context.broker.close()

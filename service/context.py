@@ -13,6 +13,7 @@ from service.broker import Broker
 from service.database import Database
 from service.gateway.gateway import Gateway
 from service.jobs.feed import EventFeed
+from service.jobs.pattern_lines import PatternLines
 from service.jobs.stream_limits import StreamLimits
 from service.metrics.exposition import Exposition
 from service.outages import OutageRecord
@@ -30,6 +31,7 @@ class AppContext:
     gateway: Gateway
     feed: EventFeed
     stream_limits: StreamLimits
+    pattern_lines: PatternLines
     download_threads: CapacityLimiter
     metrics: Exposition
     outages: OutageRecord

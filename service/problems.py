@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from excise.specs import SPECS
-from excise.specs.complaints import complain
+from excise.specs.complaints import complain, find_field
 from service.errors import (
     ExciseError,
     ForbiddenError,
@@ -101,14 +101,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """Return the error for the first broken rule; one about `kind` goes first, as it decides."""
-    complaints = [complain(_drop_source(error), SPECS.values()) for error in errors]
-    number = min(range(len(errors)), key=lambda number: complaints[number].field != "kind")
-    first, complaint = errors[number], complaints[number]
+    first = min(errors, key=lambda error: find_field(_drop_source(error)) != "kind")
     if first["type"] == "json_invalid":  # its place is a number of characters, not a field
         where, why = first["loc"][-1], first.get("ctx", {}).get("error", "it ends too early")
         return InvalidRequestError(
             f"The body is not valid JSON at character {where}: {why}. Correct it.", param="body"
         )
+    complaint = complain(_drop_source(first), SPECS.values())
     field = complaint.field or "body"
     return InvalidRequestError(f"{field} {complaint.sentence}", param=field)
 

@@ -21,7 +21,7 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: KeyName
-    scopes: list[OneOf[KeyScope]] = Field(min_length=1, max_length=4)
+    scopes: list[OneOf[KeyScope]] = Field(min_length=1, max_length=4, fail_fast=True)
 
 
 class KeyView(BaseModel):

@@ -18,7 +18,7 @@ WebhookUrl = Annotated[
 Description = Annotated[str, Field(max_length=200), Storable]
 Events = Annotated[
     list[OneOf[WebhookEvent]],
-    Field(min_length=1, max_length=MAX_EVENTS),
+    Field(min_length=1, max_length=MAX_EVENTS, fail_fast=True),
     AfterValidator(check_distinct),
 ]
 

@@ -73,7 +73,9 @@ class ProtectSpec(SpecModel):
 
     abilities: bool = True
     """Whether the built-in slices are protected, each within its limits in `gates.abilities`."""
-    sets: Annotated[list[ProtectedSetSpec], Field(max_length=16), AfterValidator(_check_names)] = []  # noqa: RUF012
+    sets: Annotated[
+        list[ProtectedSetSpec], Field(max_length=16, fail_fast=True), AfterValidator(_check_names)
+    ] = []  # noqa: RUF012
     """A team's own named sets, in addition to the built-in slices."""
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:

@@ -121,7 +121,9 @@ class ToxicityDefinition(BehaviourDefinition):
     kind: Literal[BehaviourKind.TOXICITY]
     decoding: SampledDecodingSpec = SampledDecodingSpec()
     evaluators: Annotated[
-        list[Evaluator], Field(min_length=1, max_length=8), AfterValidator(check_distinct)
+        list[Evaluator],
+        Field(min_length=1, max_length=8, fail_fast=True),
+        AfterValidator(check_distinct),
     ] = [OFFLINE_EVALUATOR]  # noqa: RUF012 - pydantic copies it
     """The mean of their scores guides the search, and the report shows each."""
     agreeing: int | None = Field(default=None, ge=1, le=8)
@@ -154,7 +156,9 @@ class PhraseDefinition(BehaviourDefinition):
 
     kind: Literal[BehaviourKind.PHRASE]
     decoding: DecodingSpec = DecodingSpec()
-    phrases: Annotated[list[Phrase], Field(min_length=1, max_length=1000)] | None = None
+    phrases: (
+        Annotated[list[Phrase], Field(min_length=1, max_length=1000, fail_fast=True)] | None
+    ) = None
     pattern: Pattern | None = None
     ignore_case: bool = True
     whole_words: bool = True

@@ -65,7 +65,9 @@ class CircuitSpec(JobSpecBase):
     """`ioi`, `greater_than`, or a prompt set of rows with clean, corrupted, answer and wrong."""
     granularity: OneOf[Granularity] = Granularity.NEURON
     attributors: Annotated[
-        list[OneOf[Attributor]], Field(min_length=1, max_length=7), AfterValidator(check_distinct)
+        list[OneOf[Attributor]],
+        Field(min_length=1, max_length=7, fail_fast=True),
+        AfterValidator(check_distinct),
     ] = [  # noqa: RUF012 - pydantic copies it
         Attributor.ATTNLRP,
         Attributor.GRADIENT_X_INPUT,
@@ -78,7 +80,11 @@ class CircuitSpec(JobSpecBase):
     ablation: OneOf[CircuitAblation] | None = None
     """What replaces everything outside a circuit; by default `chosen_ablation`."""
     shares: (
-        Annotated[list[Share], Field(min_length=1, max_length=32), AfterValidator(_check_shares)]
+        Annotated[
+            list[Share],
+            Field(min_length=1, max_length=32, fail_fast=True),
+            AfterValidator(_check_shares),
+        ]
         | None
     ) = None
     """Circuit sizes to try, as shares of all components; by default those of MIB."""

@@ -17,6 +17,12 @@ LEAST_LIKENESS = 0.75
 """Smallest `difflib` ratio, of 1, at which an unknown field's name is taken for a misspelt one:
 `phrase` for `phrases` is 0.92, `prompt` for `prompts` as much. Chosen by hand."""
 
+MAX_COMPLAINTS = 10
+"""Largest number of complaints written about one document; more would not be read. Chosen by
+hand."""
+
+_MAX_NAME_CHARACTERS = 64
+"""A longer name is not compared with those of fields, of which the longest has half as many."""
 _JOB_KINDS = frozenset(SPECS)
 _BEHAVIOUR_KINDS = frozenset(BehaviourKind)
 _CHOICE_ERRORS = frozenset({"literal_error", "enum"})
@@ -57,16 +63,25 @@ def complain(error: Mapping[str, Any], models: Iterable[type[BaseModel]] = ()) -
 
     A field that is not known is compared with those of `models`, in case it is misspelt.
     """
+    return Complaint(find_field(error), _describe(error, models))
+
+
+def find_field(error: Mapping[str, Any]) -> str:
+    """Return the field that one of pydantic's error details is about."""
     field = _format_field(error["loc"])
     if error["type"] in _UNION_ERRORS:  # pydantic reports a wrong `kind` at the object that has it
-        field = f"{field}.kind" if field else "kind"
-    return Complaint(field, _describe(error, models))
+        return f"{field}.kind" if field else "kind"
+    return field
 
 
 def describe_complaints(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return all complaints about a document of `model` in one line."""
-    found = [complain(detail, [model]) for detail in error.errors(include_url=False)]
-    return " ".join(f"{one.field or 'the file'} {one.sentence}" for one in found)
+    """Return the first complaints about a document of `model` in one line, and how many follow."""
+    details = error.errors(include_url=False)
+    found = [complain(detail, [model]) for detail in details[:MAX_COMPLAINTS]]
+    said = [f"{one.field or 'the file'} {one.sentence}" for one in found]
+    if more := len(details) - len(found):
+        said.append(f"Further complaints: {more}.")
+    return " ".join(said)
 
 
 def _format_field(location: Sequence[int | str]) -> str:
@@ -110,6 +125,8 @@ def _describe(error: Mapping[str, Any], models: Iterable[type[BaseModel]]) -> st
 
 def _find_near(name: str, models: Iterable[type[BaseModel]]) -> str | None:
     """Return the field of the models, at any depth, whose name is most like `name`."""
+    if len(name) > _MAX_NAME_CHARACTERS:
+        return None
     names = sorted({field for model in models for field in _list_fields(model)} - {name})
     return next(iter(get_close_matches(name, names, n=1, cutoff=LEAST_LIKENESS)), None)
 

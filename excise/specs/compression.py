@@ -112,7 +112,9 @@ class CompressionSpec(JobSpecBase):
     sequential: bool = False
     """Whether each block is scored on the model with all earlier blocks already pruned."""
     perplexity: PerplexitySpec
-    tasks: Annotated[list[ZeroShotSpec], Field(max_length=7), AfterValidator(_check_tasks)] = []  # noqa: RUF012 - pydantic copies it
+    tasks: Annotated[
+        list[ZeroShotSpec], Field(max_length=7, fail_fast=True), AfterValidator(_check_tasks)
+    ] = []  # noqa: RUF012 - pydantic copies it
     budget: CompressionBudgetSpec = CompressionBudgetSpec()
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:

@@ -55,7 +55,7 @@ class AttributionSpec(SpecModel):
         | OneOf[Granularity]
         | Annotated[
             list[OneOf[Granularity]],
-            Field(min_length=1, max_length=3),
+            Field(min_length=1, max_length=3, fail_fast=True),
             AfterValidator(check_distinct),
         ]
     ) = "auto"
@@ -76,7 +76,9 @@ class AttributionSpec(SpecModel):
 
 
 Amounts = Annotated[
-    list[Amount], Field(min_length=1, max_length=32), AfterValidator(check_ascending)
+    list[Amount],
+    Field(min_length=1, max_length=32, fail_fast=True),
+    AfterValidator(check_ascending),
 ]
 
 
@@ -96,7 +98,7 @@ class SearchSpec(SpecModel):
     max_minutes: float | None = Field(default=None, gt=0, le=100_000)
     """After this many minutes of searching, no further trial is started (rounds always are)."""
     ablations: Annotated[list[OneOf[Ablation]], AfterValidator(check_distinct)] = Field(
-        default=[Ablation.ZERO], min_length=1
+        default=[Ablation.ZERO], min_length=1, max_length=len(Ablation), fail_fast=True
     )
     """What replaces a pruned neuron or head, with the preset `thorough`: zero, or its mean
     activation on reference text, as a bias (for models whose output projections have one)."""
@@ -166,7 +168,7 @@ class CorrectionSpec(JobSpecBase):
     """Shares measured on the demo on two CPU cores: 36, 81, 433, 190 and 1 s (2026-11-29)."""
 
     kind: Literal[JobKind.CORRECTION]
-    behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS)
+    behaviours: list[BehaviourSpec] = Field(min_length=1, max_length=MAX_BEHAVIOURS, fail_fast=True)
     reference: PromptSetId
     protect: ProtectSpec | None = ProtectSpec()
     """What the search protects besides the reference text; null protects nothing else."""

@@ -118,7 +118,7 @@ class GatesSpec(SpecModel):
     perplexity: PerplexityGateSpec | None = None
     kl: DivergenceGateSpec | None = None
     zero_shot: Annotated[
-        list[ZeroShotGateSpec], Field(max_length=7), AfterValidator(_check_tasks)
+        list[ZeroShotGateSpec], Field(max_length=7, fail_fast=True), AfterValidator(_check_tasks)
     ] = []  # noqa: RUF012 - pydantic copies it
     general: ResponseGatesSpec | None = None
     refusal: RefusalGateSpec | None = None

@@ -11,6 +11,7 @@ from service.audit import operations
 from service.audit.recording import Action
 from service.context import Context
 from service.keys.authentication import Admin
+from service.parameters import IN_DIGITS
 from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=StrictJsonRoute)
@@ -22,8 +23,10 @@ _MAX_ID = 2**63 - 1
 def list_audit(
     context: Context,
     admin: Admin,
-    after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only entries after this id")] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many to list")] = 100,
+    after: Annotated[
+        int, Query(ge=0, le=_MAX_ID, description="Only entries after this id"), IN_DIGITS
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many to list"), IN_DIGITS] = 100,
     action: Annotated[Action | None, Query(description="Only changes of this kind")] = None,
 ) -> AuditList:
     """List one page of the tenant's audit log, oldest first."""

@@ -22,7 +22,7 @@ from excise.specs.common import JobSpecBase
 from service.errors import DoesNotFitError, InvalidRequestError
 from service.estimates import repository
 from service.jobs.model_checks import check_model
-from service.jobs.prompt_set_checks import check_prompt_sets
+from service.jobs.prompt_set_checks import build_missing_error, check_prompt_sets
 from service.settings import Settings
 
 _Spec = TypeVar("_Spec", bound=JobSpecBase)
@@ -54,12 +54,12 @@ def estimate_request(
     with _within("spec"):
         folder = check_model(spec, settings).path
         check_prompt_sets(session, tenant_id, spec, settings)
-        shape = _require_shape(folder)
+        question = build_question(session, tenant_id, spec, _require_shape(folder))
     if request.machine is None:
         machines = list_machines(session, settings)
     else:
         machines = [CountedMachine(request.machine, MachineSource.REQUEST)]
-    found = _estimate_all(build_question(session, tenant_id, spec, shape), machines)
+    found = _estimate_all(question, machines)
     is_usual = found[0].source is MachineSource.USUAL
     return EstimateView(
         model=spec.model,
@@ -104,9 +104,15 @@ def refuse_unless_it_fits(spec: CorrectionSpec, found: JobEstimate) -> None:
 def build_question(
     session: Session, tenant_id: str, spec: CorrectionSpec, shape: ModelShape
 ) -> Question:
-    """Return the question to estimate; the behaviours' prompt sets must be the tenant's."""
+    """Return the question to estimate.
+
+    Raises `InvalidRequestError` if a behaviour's prompt set is not, or no longer, the tenant's.
+    """
     ids = [behaviour.prompts for behaviour in spec.behaviours]
     sizes = repository.find_set_sizes(session, tenant_id, ids)
+    for index, own in enumerate(ids):
+        if own not in sizes:
+            raise build_missing_error(f"behaviours[{index}].prompts")
     return Question(spec, shape, [sizes[own] for own in ids])
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from excise.specs.common import read_whole
 from service.errors import InvalidRequestError
 
 _NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
+MAX_PROMPT_TOKENS = 2**18
+"""Longest prompt of token ids: about what a body of the usual size holds. Chosen by hand."""
+MAX_STOP_TOKENS = 1024
 MAX_SEED = 9 * 10**18
 """Almost the 64-bit limit, and exact as a double, which JSON numbers may be."""
 
@@ -42,8 +45,13 @@ ModelName = Annotated[
     ),
     AfterValidator(check_model_name),
 ]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-Stop = str | Annotated[list[str], Field(max_length=16)]
+TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[
+    list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
+]
+JsonObject = dict[str, Any]
+"""Whatever JSON has; that its numbers are finite is found when it is encoded for the server."""
+Stop = str | Annotated[list[str], Field(max_length=16, fail_fast=True)]
 
 
 class _Part(BaseModel):
@@ -77,11 +85,14 @@ class CompletionOptions(_Part):
     logit_bias: dict[str, float] | None = Field(default=None, max_length=1024)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: Stop | None = None
-    stop_token_ids: TokenIds | None = None
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(min_length=1, max_length=MAX_STOP_TOKENS, fail_fast=True)]
+        | None
+    ) = None
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool | None = None
-    response_format: dict[str, JsonValue] | None = None
+    response_format: JsonObject | None = None
     user: str | None = Field(default=None, max_length=512)
     """Accepted for compatibility with OpenAI and not forwarded."""
 
@@ -117,14 +128,16 @@ class Message(_Part):
     """One message of a conversation; an answer's message may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None
+    content: (
+        str | Annotated[list[TextPart], Field(min_length=1, max_length=256, fail_fast=True)] | None
+    ) = None
     name: str | None = Field(default=None, max_length=64)
-    tool_calls: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
+    tool_calls: list[JsonObject] | None = Field(default=None, max_length=64, fail_fast=True)
     tool_call_id: str | None = Field(default=None, max_length=128)
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    annotations: list[dict[str, JsonValue]] | None = Field(default=None, max_length=64)
+    annotations: list[JsonObject] | None = Field(default=None, max_length=64, fail_fast=True)
     audio: None = None
     function_call: None = None
     """These four occur in answers, for compatibility with OpenAI, and are not forwarded."""
@@ -142,12 +155,12 @@ class Message(_Part):
 class ChatRequest(CompletionOptions):
     """`POST /v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1, max_length=2048)
+    messages: list[Message] = Field(min_length=1, max_length=2048, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, JsonValue]] | None = Field(default=None, max_length=128)
-    tool_choice: str | dict[str, JsonValue] | None = None
+    tools: list[JsonObject] | None = Field(default=None, max_length=128, fail_fast=True)
+    tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
 
     def build_upstream(self) -> dict[str, Any]:
@@ -161,9 +174,9 @@ class CompletionRequest(CompletionOptions):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | Annotated[list[str], Field(min_length=1, max_length=128, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=128)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=128, fail_fast=True)]
     )
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from excise.names import KeyScope
 from service.context import get_context
+from service.departures import wait_until_left
 from service.gateway.requests import ChatRequest, CompletionOptions, CompletionRequest
 from service.gateway.upstream import Path
 from service.keys.authentication import Caller
@@ -65,12 +67,9 @@ async def _forward(
     path: Path, body: CompletionOptions, request: Request, inferrer: Identity
 ) -> Response:
     """Return the answer of the model that the request names."""
-
-    async def wait_until_left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
     gateway = get_context(request).gateway
-    answer = await gateway.forwarder.forward(inferrer.tenant_id, path, body, wait_until_left)
+    answer = await gateway.forwarder.forward(
+        inferrer.tenant_id, path, body, partial(wait_until_left, request)
+    )
     answer.headers[LIMITS_HEADER] = "shared" if gateway.limiter.is_shared else "process"
     return answer

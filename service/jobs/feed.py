@@ -1,11 +1,11 @@
-"""Events of watched jobs: one database query serves all streams of this process."""
+"""Events of watched jobs: the same few database queries serve all streams of this process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from excise.names import JobStatus
 from service.database import Database
 from service.jobs import repository
 from service.jobs.views import view_event, view_job
+from service.keys.repository import find_valid_keys
 from service.models import Event, Job
 from service.problems import DATABASE_OUTAGES
 
@@ -76,8 +77,17 @@ class Channel:
         changed.set()
 
 
+@dataclass
+class Viewer:
+    """The streams of one API key."""
+
+    streams: int = 0
+    is_refused: bool = False
+    """Whether the key was revoked, or its tenant deleted."""
+
+
 class News(NamedTuple):
-    """The result of one query."""
+    """The result of one look."""
 
     told: list[tuple[str, Told]]
     """(job, event), oldest first."""
@@ -85,6 +95,8 @@ class News(NamedTuple):
     """Job that has ended → its last message; None if the job was deleted."""
     is_cut: bool
     """Whether there are more events."""
+    refused: set[str]
+    """Keys of streams that are valid no longer."""
 
 
 class EventFeed:
@@ -94,6 +106,7 @@ class EventFeed:
         self._database = database
         self._pause = pause_seconds
         self._channels: dict[str, Channel] = {}
+        self._viewers: dict[str, Viewer] = {}
         self._looking: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "event-feed")
 
@@ -104,29 +117,34 @@ class EventFeed:
             await asyncio.gather(self._looking, return_exceptions=True)
         self._threads.shutdown(wait=False)
 
-    async def stream(self, opening: Opening, after: int) -> AsyncIterator[bytes]:
+    async def stream(self, opening: Opening, after: int, key_id: str) -> AsyncIterator[bytes]:
         """Yield every event with an id above `after`, as it happens, then `done` with the job.
 
-        During outages of the database, it waits. A slow client delays nobody and keeps nothing in
-        memory: events that it missed are read again.
+        It ends early once the API key is valid no longer. During outages of the database, it waits.
+        A slow client delays nobody and keeps nothing in memory: events that it missed are read
+        again.
         """
-        with self._watch(opening) as channel:
-            while True:
+        with self._watch(opening) as channel, self._admit(key_id) as viewer:
+            while not viewer.is_refused:
                 changed = channel.changed
                 if after < channel.first:
                     upto = channel.first
                     page = await self._read_page(channel.job_id, after, upto)
                     for told in page:
+                        if viewer.is_refused:
+                            return
                         yield told.content
                     after = page[-1].id if len(page) == _PAGE_SIZE else upto
                     continue
                 for told in [told for told in channel.recent if told.id > after]:
+                    if viewer.is_refused:
+                        return
                     after = told.id
                     yield told.content
                 if after < channel.last:
                     continue
                 if channel.is_over:
-                    if channel.done is not None:
+                    if channel.done is not None and not viewer.is_refused:
                         yield channel.done
                     return
                 await changed.wait()
@@ -151,13 +169,27 @@ class EventFeed:
             if not channel.watchers and self._channels.get(channel.job_id) is channel:
                 del self._channels[channel.job_id]
 
+    @contextmanager
+    def _admit(self, key_id: str) -> Iterator[Viewer]:
+        """Yield what is known of the key, which is looked up while it has streams."""
+        viewer = self._viewers.setdefault(key_id, Viewer())
+        viewer.streams += 1
+        try:
+            yield viewer
+        finally:
+            viewer.streams -= 1
+            if not viewer.streams:
+                del self._viewers[key_id]
+
     async def _look_forever(self) -> None:
         """Query repeatedly until nobody watches."""
         loop = asyncio.get_running_loop()
         while self._channels:
             cursors = {job_id: channel.last for job_id, channel in self._channels.items()}
             try:
-                news = await loop.run_in_executor(self._threads, self._look, cursors)
+                news = await loop.run_in_executor(
+                    self._threads, self._look, cursors, list(self._viewers)
+                )
             except DATABASE_OUTAGES as error:
                 logger.warning("event streams wait for the database: %s", type(error).__name__)
                 await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
@@ -172,6 +204,11 @@ class EventFeed:
 
     def _tell(self, news: News) -> None:
         """Add news to the channels and wake the streams concerned."""
+        for key_id in news.refused & self._viewers.keys():
+            self._viewers[key_id].is_refused = True
+        if news.refused:
+            for watched in self._channels.values():
+                watched.notify()
         for job_id, told in news.told:
             if (channel := self._channels.get(job_id)) is not None and told.id > channel.last:
                 channel.add(told)
@@ -183,8 +220,12 @@ class EventFeed:
             if (channel := self._channels.get(job_id)) is not None:
                 channel.notify()
 
-    def _look(self, cursors: Mapping[str, int]) -> News:
-        """Return news since the given events; jobs are read first, so ended ones are complete."""
+    def _look(self, cursors: Mapping[str, int], key_ids: Collection[str]) -> News:
+        """Return news since the given events.
+
+        Jobs are read first, so ended ones are complete. Keys are read last, so nothing that
+        happened after the end of one is told to its streams.
+        """
         with self._database.transaction() as session:
             is_open = repository.find_statuses(session, list(cursors))
             found = repository.list_new_events(session, cursors, _MAX_NEW_EVENTS + 1)
@@ -199,7 +240,8 @@ class EventFeed:
             if ended and not is_cut:
                 over = dict.fromkeys(ended)
                 over |= {job.id: end(job) for job in repository.load_jobs(session, ended)}
-            return News(told, over, is_cut)
+            refused = set(key_ids) - find_valid_keys(session, key_ids)
+            return News(told, over, is_cut, refused)
 
     async def _read_page(self, job_id: str, after: int, upto: int) -> list[Told]:
         """Return older events of a job, waiting through outages of the database."""

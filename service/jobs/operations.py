@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
+from excise.intake.model_sources import ModelSource
 from excise.names import JobStatus, KeyScope
 from excise.specs import CorrectionSpec, JobSpec
 from service.artifacts import ArtifactStore
@@ -62,14 +63,9 @@ def submit_job(
     lock_key(session, identity.key_id)
     if earlier := _find_earlier(session, identity, idempotency_key):
         return _replay(session, earlier, request_sha256), False
-    _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
-    source = check_model(spec, settings)
-    _check_publish(identity, spec, settings)
+    source = _check_admissible(session, identity, spec, settings)
     spec = choose_spec_dtype(session, spec, settings)
     job = _build_job(identity, spec)
-    size = len(json.dumps(job.spec))
-    check_room_for_job(session, identity.tenant_id, settings.quotas, size)
-    check_prompt_sets(session, identity.tenant_id, spec, settings)
     found = estimate_submission(session, identity.tenant_id, spec, source.path, settings)
     job.estimate = None if found is None else found.model_dump(mode="json")
     if idempotency_key is not None and not repository.reserve_idempotency_key(
@@ -84,6 +80,25 @@ def submit_job(
     record(session, job.tenant_id, "job.submit", job.id, {"kind": job.kind, "model": job.model})
     session.flush()
     return get_job(session, identity.tenant_id, job.id), True
+
+
+def check_submission(
+    session: Session,
+    identity: Identity,
+    spec: JobSpec,
+    settings: Settings,
+    idempotency_key: str | None = None,
+) -> bool:
+    """Return whether `submit_job` would make a new job now; False if an earlier request did.
+
+    For what costs more than these checks and need not be done for nothing. Raises what `submit_job`
+    does, except `DoesNotFitError`.
+    """
+    check_idempotency_key(idempotency_key)
+    if _find_earlier(session, identity, idempotency_key):
+        return False
+    _check_admissible(session, identity, spec, settings)
+    return True
 
 
 def get_job(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Job:
@@ -231,6 +246,19 @@ def _replay(session: Session, earlier: IdempotencyKey, request_sha256: str) -> J
     """Return the job that an earlier request with the same key made. Raises `ConflictError`."""
     check_same_request(earlier, request_sha256)
     return get_job(session, earlier.tenant_id, earlier.job_id)
+
+
+def _check_admissible(
+    session: Session, identity: Identity, spec: JobSpec, settings: Settings
+) -> ModelSource:
+    """Return the job's checkpoint, if the spec suits the server, the tenant and its quotas."""
+    _check_open_jobs(session, identity, settings.max_open_jobs_per_key)
+    source = check_model(spec, settings)
+    _check_publish(identity, spec, settings)
+    size = len(json.dumps(spec.model_dump(mode="json")))
+    check_room_for_job(session, identity.tenant_id, settings.quotas, size)
+    check_prompt_sets(session, identity.tenant_id, spec, settings)
+    return source
 
 
 def _check_open_jobs(session: Session, identity: Identity, limit: int) -> None:

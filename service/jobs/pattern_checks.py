@@ -1,55 +1,65 @@
-"""Check, in limited child processes, that workers can search with a job's patterns."""
+"""Check that workers can search with a job's patterns, after everything that costs less."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
-from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
+from excise.patterns.searching import Expression
 from excise.specs import CorrectionSpec, JobSpec
 from excise.specs.behaviours import PhraseSpec
-from service.errors import InvalidRequestError, UnavailableError
+from service.context import AppContext, Context
+from service.departures import wait_until_left
+from service.jobs import operations
+from service.jobs.pattern_lines import FieldPattern
 from service.keys.authentication import Submitter
-
-MAX_CHILDREN = 2
-"""Child processes at once per process; limits their processors and memory. Chosen by hand."""
-
-# a pool of its own, because requests need the threads of the others
-_THREADS = ThreadPoolExecutor(MAX_CHILDREN, "patterns")
+from service.keys.operations import Identity
+from service.parameters import IdempotencyKeyHeader
 
 
-def check_patterns(spec: JobSpec) -> None:
-    """Raise `InvalidRequestError` for the first unusable pattern."""
-    for param, expression in _list_patterns(spec):
-        try:
-            check_expression(expression)
-        except PatternError as error:
-            raise InvalidRequestError(f"{param} {error}", param=param) from error
-        except BusyError:
-            raise UnavailableError(
-                f"{param} could not be checked: the machine is too busy. Try again later."
-            ) from None
-
-
-def _list_patterns(spec: JobSpec) -> Iterator[tuple[str, Expression]]:
-    """Yield the fields that hold patterns, with their patterns."""
+def _list_patterns(spec: JobSpec) -> Iterator[FieldPattern]:
+    """Yield the spec's patterns."""
     if not isinstance(spec, CorrectionSpec):
         return
     for index, behaviour in enumerate(spec.behaviours):
         if isinstance(behaviour, PhraseSpec) and behaviour.pattern is not None:
             expression = Expression(behaviour.pattern, behaviour.ignore_case)
-            yield f"behaviours[{index}].pattern", expression
+            yield FieldPattern(f"behaviours[{index}].pattern", expression)
 
 
-async def _check_spec(spec: JobSpec, _: Submitter) -> JobSpec:
-    """Return the spec of a permitted caller; its patterns are checked outside the event loop."""
-    if any(_list_patterns(spec)):
-        await asyncio.get_running_loop().run_in_executor(_THREADS, check_patterns, spec)
+async def _check_spec(
+    request: Request,
+    spec: JobSpec,
+    context: Context,
+    submitter: Submitter,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> JobSpec:
+    """Return the spec of a permitted caller; its patterns are tried outside the event loop."""
+    patterns = list(_list_patterns(spec))
+    if not patterns or not await run_in_threadpool(
+        _is_acceptable, context, submitter, spec, idempotency_key
+    ):
+        return spec
+    leaving = asyncio.ensure_future(wait_until_left(request))
+    try:
+        await context.pattern_lines.check(submitter.tenant_id, patterns, leaving.done)
+    finally:
+        leaving.cancel()
     return spec
+
+
+def _is_acceptable(
+    context: AppContext, submitter: Identity, spec: JobSpec, idempotency_key: str | None
+) -> bool:
+    """Return whether the spec would be a new job; False if it was submitted before."""
+    with context.database.transaction() as session:
+        return operations.check_submission(
+            session, submitter, spec, context.settings, idempotency_key
+        )
 
 
 CheckedSpec = Annotated[JobSpec, Depends(_check_spec)]

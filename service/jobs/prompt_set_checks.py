@@ -21,15 +21,19 @@ def check_prompt_sets(session: Session, tenant_id: str, spec: JobSpec, settings:
         _check_use(session, tenant_id, use)
 
 
+def build_missing_error(field: str) -> InvalidRequestError:
+    """Return the error for a field that names no prompt set of the tenant's."""
+    return InvalidRequestError(
+        f"{field} names no prompt set. Upload one with POST /v1/prompt-sets and use its id.",
+        param=field,
+    )
+
+
 def _check_use(session: Session, tenant_id: str, use: PromptSetUse) -> None:
     """Raise `InvalidRequestError` if the set does not exist or does not suit this field."""
     found = repository.find_prompt_set_size(session, tenant_id, use.prompt_set_id)
     if found is None:
-        raise InvalidRequestError(
-            f"{use.field} names no prompt set. Upload one with POST /v1/prompt-sets and use its "
-            "id.",
-            param=use.field,
-        )
+        raise build_missing_error(use.field)
     count, kind = found
     if use.is_rows and kind != PromptSetFormat.ROWS:
         raise InvalidRequestError(

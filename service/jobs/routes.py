@@ -66,7 +66,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
             "description": "The job that an earlier request with this key made",
         },
         409: {"description": "The `Idempotency-Key` was used with another body"},
-        429: {"description": "The limit on open jobs is reached, or a quota is used up"},
+        429: {"description": "The limit on open jobs, or on patterns that wait, is reached"},
     },
 )
 def submit_job(

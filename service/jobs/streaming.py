@@ -54,7 +54,7 @@ def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) 
         done = None if JobStatus(job.status).is_open else end(job)
         quotas = load_quotas(session, reader.tenant_id, context.settings.quotas)
     context.stream_limits.take(reader, quotas.streams)
-    events = context.feed.stream(Opening(job_id, newest, done), after)
+    events = context.feed.stream(Opening(job_id, newest, done), after, reader.key_id)
     return EventStream(events, partial(context.stream_limits.give, reader))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from sqlalchemy import func, select, update
@@ -16,8 +16,10 @@ _USE_RESOLUTION = timedelta(minutes=1)
 
 def ensure_tenant(session: Session, name: str) -> str:
     """Return the id of the tenant called `name`, which is created if there is none."""
-    session.execute(insert(Tenant).values(id=new_id("ten"), name=name).on_conflict_do_nothing())
-    return session.execute(select(Tenant.id).where(Tenant.name == name)).scalar_one()
+    statement = insert(Tenant).values(id=new_id("ten"), name=name)
+    # an update that changes nothing locks the row, which could otherwise be deleted meanwhile
+    kept = statement.on_conflict_do_update(index_elements=[Tenant.name], set_={"name": name})
+    return session.execute(kept.returning(Tenant.id)).scalar_one()
 
 
 def add_key(session: Session, key: ApiKey) -> None:
@@ -33,15 +35,20 @@ def find_valid_key(session: Session, sha256: str) -> ApiKey | None:
 
 
 def find_key(session: Session, tenant_id: str, key_id: str) -> ApiKey | None:
-    """Return the tenant's key with this id, or None."""
+    """Return the tenant's key with this id, locked against other changes, or None."""
     statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
-    return session.scalars(statement).one_or_none()
+    return session.scalars(statement.with_for_update(key_share=True)).one_or_none()
 
 
 def is_key_valid(session: Session, key_id: str) -> bool:
     """Return whether the key exists and has not been revoked."""
-    statement = select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
-    return session.scalar(statement) is not None
+    return key_id in find_valid_keys(session, [key_id])
+
+
+def find_valid_keys(session: Session, key_ids: Collection[str]) -> set[str]:
+    """Return those of the keys that exist and have not been revoked."""
+    statement = select(ApiKey.id).where(ApiKey.id.in_(key_ids), ApiKey.revoked_at.is_(None))
+    return set(session.scalars(statement))
 
 
 def list_keys(session: Session, tenant_id: str) -> Sequence[ApiKey]:

@@ -9,13 +9,19 @@ from service.context import Context
 from service.keys import operations, repository
 from service.keys.authentication import Admin
 from service.models import ApiKey
+from service.shown_once import SHOWN_ONCE
 from service.strict_bodies import StrictJsonRoute
 from service.tenants.operations import check_room_for_key
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=StrictJsonRoute)
 
 
-@router.post("", status_code=201, responses={409: {"description": "A quota is used up"}})
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[SHOWN_ONCE],
+    responses={409: {"description": "A quota is used up"}},
+)
 def create_key(request: KeyRequest, context: Context, admin: Admin) -> NewKeyView:
     """Create a key; it is shown only this once."""
     with context.database.transaction() as session:

@@ -17,7 +17,7 @@ from service.listing import Noun, cut_page
 from service.models import PromptSet, new_id
 from service.prompt_sets import repository
 from service.tenants import repository as tenant_repository
-from service.tenants.operations import check_room_for_prompt_set
+from service.tenants.operations import check_room_for_prompt_set, lock_tenant
 
 MAX_NAME_CHARACTERS = 128
 NAME_PATTERN = (
@@ -80,8 +80,8 @@ def delete_prompt_set(session: Session, tenant_id: str, prompt_set_id: str) -> N
 
     Raises `NotFoundError`, and `ConflictError` while a job that has not ended needs it.
     """
+    lock_tenant(session, tenant_id)  # as submitting a job does
     found = get_prompt_set(session, tenant_id, prompt_set_id)
-    tenant_repository.lock(session, tenant_id)  # as submitting a job does
     if tenant_repository.is_prompt_set_in_use(session, tenant_id, prompt_set_id):
         raise ConflictError("A job that has not ended needs the prompt set. Wait, or cancel it.")
     session.delete(found)

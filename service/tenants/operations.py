@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -9,7 +11,7 @@ from excise.resources.tenants import Quotas, TenantView
 from service.artifacts import ArtifactStore
 from service.audit.recording import record
 from service.database import Database
-from service.errors import ConflictError, NotFoundError, QuotaExceededError
+from service.errors import ConflictError, NotFoundError, QuotaExceededError, UnauthorizedError
 from service.jobs.intermediates import delete_unnamed, discard_files
 from service.models import ENDED_STATUSES, Job, ModelVersion, Tenant
 from service.tenants import repository
@@ -95,7 +97,8 @@ def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> N
         files = repository.list_files(session, Job.tenant_id == tenant_id)
     discard_files(database, store, files)
     with database.transaction() as session:
-        repository.lock(session, tenant_id)
+        if repository.lock(session, tenant_id) is None:  # another request was faster
+            raise NotFoundError("There is no such tenant.")
         _check_is_at_rest(session, tenant_id)
         of_versions = _list_version_files(session, tenant_id)
         repository.delete_tenant(session, tenant_id)
@@ -103,9 +106,21 @@ def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> N
     delete_unnamed(database, store, of_versions)
 
 
+def lock_tenant(session: Session, tenant_id: str) -> dict[str, Any]:
+    """Return the caller's tenant's own quotas, with its usage locked against changes.
+
+    Everything that adds a row to the tenant does this first. Raises `UnauthorizedError` if the
+    tenant was deleted, and the caller's key with it, after the key was checked.
+    """
+    own = repository.lock(session, tenant_id)
+    if own is None:
+        raise UnauthorizedError("The API key's tenant was deleted. Use a key of another tenant.")
+    return own
+
+
 def _lock(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
     """Return the tenant's quotas, with its usage locked against changes."""
-    return defaults.model_copy(update=repository.lock(session, tenant_id) or {})
+    return defaults.model_copy(update=lock_tenant(session, tenant_id))
 
 
 def _check(name: str, used: int, more: int, limit: int) -> None:

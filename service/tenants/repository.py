@@ -34,12 +34,12 @@ def list_tenants(session: Session) -> list[Tenant]:
 def lock(session: Session, tenant_id: str) -> dict[str, Any] | None:
     """Return the tenant's own quotas, and block other changes of its usage until the commit.
 
+    Returns None if there is no such tenant, and {} if it has no quotas of its own.
     To avoid deadlocks, this lock is taken after those of keys and before all others.
     """
     statement = select(Tenant.quotas).where(Tenant.id == tenant_id)
-    found = session.execute(statement.with_for_update(key_share=True)).scalar_one()
-    own: dict[str, Any] | None = found
-    return own
+    found = session.execute(statement.with_for_update(key_share=True)).one_or_none()
+    return None if found is None else found.quotas or {}
 
 
 def measure_prompt_sets(session: Session, tenant_id: str) -> tuple[int, int]:

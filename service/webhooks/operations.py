@@ -17,6 +17,7 @@ from service.database import fetch_now
 from service.errors import ConflictError, InvalidRequestError
 from service.listing import Noun, cut_page
 from service.models import Webhook, WebhookDelivery, new_id
+from service.tenants.operations import lock_tenant
 from service.webhooks import repository
 from service.webhooks.messages import ping
 from service.webhooks.retries import TRIES
@@ -44,7 +45,7 @@ def create_webhook(
     session: Session, tenant_id: str, request: WebhookRequest
 ) -> tuple[Webhook, SecretStr]:
     """Return a new webhook and its secret. Raises `ConflictError` if the tenant has too many."""
-    repository.lock_tenant(session, tenant_id)
+    lock_tenant(session, tenant_id)
     if repository.count_webhooks(session, tenant_id) >= MAX_WEBHOOKS:
         raise ConflictError(f"There are {MAX_WEBHOOKS} webhooks, which is the limit. Delete one.")
     secret = make_secret()
@@ -63,11 +64,12 @@ def create_webhook(
 
 
 def get_webhook(
-    session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
+    session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False, keep: bool = False
 ) -> Webhook:
     """Return the tenant's webhook with this id. Raises `NotFoundError`."""
     return _WEBHOOK.get(
-        webhook_id, lambda own: repository.find_webhook(session, tenant_id, own, lock=lock)
+        webhook_id,
+        lambda own: repository.find_webhook(session, tenant_id, own, lock=lock, keep=keep),
     )
 
 
@@ -133,7 +135,7 @@ def rotate_secret(session: Session, tenant_id: str, webhook_id: str) -> tuple[We
 
 def send_ping(session: Session, tenant_id: str, webhook_id: str) -> WebhookDelivery:
     """Write a test message to the webhook. Raises `ConflictError`."""
-    webhook = get_webhook(session, tenant_id, webhook_id)
+    webhook = get_webhook(session, tenant_id, webhook_id, keep=True)
     _require_enabled(webhook)
     delivery = ping(session, webhook)
     session.flush()
@@ -157,7 +159,7 @@ def retry_delivery(
 
     Raises `NotFoundError`, and `ConflictError` while the webhook is disabled.
     """
-    webhook = get_webhook(session, tenant_id, webhook_id)
+    webhook = get_webhook(session, tenant_id, webhook_id, keep=True)
     _require_enabled(webhook)
     delivery = _get_delivery(session, webhook, delivery_id)
     delivery.status, delivery.ended_at = DeliveryStatus.PENDING, None

@@ -14,17 +14,11 @@ from sqlalchemy.orm import Session
 
 from excise.names import DeliveryStatus, WebhookStatus
 from service.listing import page_back
-from service.models import Tenant, Webhook, WebhookDelivery
+from service.models import Webhook, WebhookDelivery
 
 _IS_DUE = (WebhookDelivery.status == DeliveryStatus.PENDING) & (
     WebhookDelivery.next_attempt_at <= func.clock_timestamp()
 )
-
-
-def lock_tenant(session: Session, tenant_id: str) -> None:
-    """Lock out others who create webhooks of the tenant, until the transaction ends."""
-    statement = select(Tenant.id).where(Tenant.id == tenant_id)
-    session.execute(statement.with_for_update(key_share=True))
 
 
 def count_webhooks(session: Session, tenant_id: str) -> int:
@@ -34,12 +28,19 @@ def count_webhooks(session: Session, tenant_id: str) -> int:
 
 
 def find_webhook(
-    session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False
+    session: Session,
+    tenant_id: str,
+    webhook_id: str,
+    *,
+    lock: bool = False,
+    keep: bool = False,
 ) -> Webhook | None:
-    """Return the tenant's webhook with this id."""
+    """Return the tenant's webhook with this id; `keep` locks it against deletion alone."""
     statement = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
     if lock:
         statement = statement.with_for_update(key_share=True)
+    elif keep:
+        statement = statement.with_for_update(read=True, key_share=True)
     return session.scalars(statement).one_or_none()
 
 

@@ -18,6 +18,7 @@ from excise.resources.webhooks import (
 from service.context import Context
 from service.keys.authentication import Admin
 from service.paging import Paging
+from service.shown_once import SHOWN_ONCE
 from service.strict_bodies import StrictJsonRoute
 from service.webhooks import operations
 from service.webhooks.views import view_delivery, view_new_webhook, view_webhook
@@ -28,7 +29,10 @@ _DISABLED: dict[str, Any] = {"description": "The webhook is disabled"}
 
 
 @router.post(
-    "", status_code=201, responses={409: {"description": "The limit on webhooks is reached"}}
+    "",
+    status_code=201,
+    dependencies=[SHOWN_ONCE],
+    responses={409: {"description": "The limit on webhooks is reached"}},
 )
 def create_webhook(
     request: WebhookRequest, context: Context, admin: Admin, response: Response
@@ -75,7 +79,7 @@ def delete_webhook(webhook_id: str, context: Context, admin: Admin) -> None:
         operations.delete_webhook(session, admin.tenant_id, webhook_id)
 
 
-@router.post("/{webhook_id}/rotate")
+@router.post("/{webhook_id}/rotate", dependencies=[SHOWN_ONCE])
 def rotate_secret(webhook_id: str, context: Context, admin: Admin) -> NewWebhookView:
     """Create a new secret, shown only this once; for a day, the old one signs as well."""
     with context.database.transaction() as session:

@@ -13,10 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
+from excise.patterns.searching import Expression
 from excise.specs import CorrectionSpec
 from service.app import create_app
 from service.database import Database
-from service.jobs import operations
+from service.jobs import operations, pattern_lines
 from service.jobs.execution import attach_artifact, claim_job, finish_job, start_stage
 from service.keys.operations import authenticate, create_key
 from service.models import Job, OutboxMessage
@@ -376,3 +377,25 @@ def test_models_are_listed(client: TestClient, model_root: Path) -> None:
     data = client.get("/v1/models").json()["data"]
     assert [(entry["id"], entry["usable"]) for entry in data] == [("broken", False), ("tiny", True)]
     assert data[1]["architecture"] == "LlamaForCausalLM"
+
+
+def test_patterns_are_tried_after_everything_that_costs_less(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Expression] = []
+    monkeypatch.setattr(pattern_lines, "check_expression", tried.append)
+    spec = build_spec(client)
+    prompts = spec["behaviours"][0]["prompts"]
+    pattern = {"name": "p", "kind": "phrase", "prompts": prompts, "pattern": "a{4000}"}
+    spec["behaviours"] = [pattern]
+    for wrong, param in (
+        ({"model": "nosuchmodel"}, "model"),
+        ({"reference": "ps_none"}, "reference"),
+    ):
+        answer = client.post("/v1/jobs", json=spec | wrong)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+    assert tried == []
+    headers = {"Idempotency-Key": "once"}
+    assert client.post("/v1/jobs", json=spec, headers=headers).status_code == 201
+    assert client.post("/v1/jobs", json=spec, headers=headers).status_code == 200
+    assert [own.pattern for own in tried] == ["a{4000}"]

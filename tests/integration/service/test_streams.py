@@ -12,19 +12,21 @@ import httpx
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from service.database import Database
+from service.database import Database, fetch_now
 from service.errors import TooManyStreamsError
 from service.jobs import feed as feeds
 from service.jobs.execution import claim_job, finish_job, record_event
 from service.jobs.feed import EventFeed, Opening
+from service.jobs.operations import cancel_job
 from service.jobs.stream_limits import StreamLimits
-from service.keys.operations import Identity
-from service.models import new_id
+from service.keys.operations import Identity, authenticate
+from service.models import ApiKey, Job, new_id
 from service.settings import Settings
 from tests.integration.service.conftest import submit
 from tests.integration.service.test_server import serve
 
 LONG = 0.05
+GUARD_SECONDS = 30
 
 
 def make_identity(tenant: str, key: str) -> Identity:
@@ -46,6 +48,13 @@ def job_id(client: Any, database: Database) -> str:
     return str(submit(client)["id"])
 
 
+@pytest.fixture
+def key_id(database: Database, job_id: str) -> str:
+    """The key that submitted the job."""
+    with database.transaction() as session:
+        return session.get_one(Job, job_id).api_key_id
+
+
 def note(database: Database, job_id: str, count: int) -> int:
     """Claim the job and write that many events; return the lease's token."""
     with database.transaction() as session:
@@ -56,7 +65,7 @@ def note(database: Database, job_id: str, count: int) -> int:
         return claim.token
 
 
-def test_many_streams_share_one_query(database: Database, job_id: str) -> None:
+def test_many_streams_share_one_query(database: Database, job_id: str, key_id: str) -> None:
     """Sixty streams of one job query no more than one does, and all receive everything."""
     looks = 0
 
@@ -67,7 +76,7 @@ def test_many_streams_share_one_query(database: Database, job_id: str) -> None:
     async def watch() -> list[list[str]]:
         feed = EventFeed(database, LONG)
         streams = [
-            asyncio.ensure_future(collect(feed.stream(Opening(job_id, 2**40, None), 2**40)))
+            asyncio.ensure_future(collect(feed.stream(Opening(job_id, 2**40, None), 2**40, key_id)))
             for _ in range(60)
         ]
         await asyncio.sleep(LONG)
@@ -86,7 +95,7 @@ def test_many_streams_share_one_query(database: Database, job_id: str) -> None:
 
 
 def test_a_stream_sends_earlier_and_later_events(
-    database: Database, job_id: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, job_id: str, key_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events from the database's pages, events still in memory, and a reader slower than both."""
     monkeypatch.setattr(feeds, "_PAGE_SIZE", 7)
@@ -96,8 +105,8 @@ def test_a_stream_sends_earlier_and_later_events(
 
     async def watch() -> list[list[str]]:
         feed = EventFeed(database, LONG / 10)
-        quick = asyncio.ensure_future(collect(feed.stream(Opening(job_id, 4, None), 0)))
-        slow = feed.stream(Opening(job_id, 4, None), 0)
+        quick = asyncio.ensure_future(collect(feed.stream(Opening(job_id, 4, None), 0, key_id)))
+        slow = feed.stream(Opening(job_id, 4, None), 0, key_id)
         seen = [read(await anext(slow))[0]]
         await asyncio.sleep(2 * LONG)
         with database.transaction() as session:
@@ -116,14 +125,15 @@ def test_a_stream_sends_earlier_and_later_events(
 
 
 def test_the_feed_sleeps_when_nobody_watches_and_forgets_the_job(
-    database: Database, job_id: str
+    database: Database, job_id: str, key_id: str
 ) -> None:
     async def watch() -> None:
         feed = EventFeed(database, LONG / 10)
-        async with aclosing(feed.stream(Opening(job_id, 0, None), 0)) as events:
+        async with aclosing(feed.stream(Opening(job_id, 0, None), 0, key_id)) as events:
             assert read(await anext(events))[0] == "job.queued"
             assert feed._channels
         assert not feed._channels
+        assert not feed._viewers
         await asyncio.sleep(5 * LONG)
         assert feed._looking is not None
         assert feed._looking.done()
@@ -132,14 +142,78 @@ def test_the_feed_sleeps_when_nobody_watches_and_forgets_the_job(
     asyncio.run(watch())
 
 
-def test_a_stream_of_a_job_that_vanishes_ends(database: Database) -> None:
+def test_a_stream_of_a_job_that_vanishes_ends(database: Database, key_id: str) -> None:
     async def watch() -> list[str]:
         feed = EventFeed(database, LONG / 10)
-        seen = await collect(feed.stream(Opening(new_id("job"), 0, None), 0))
+        seen = await collect(feed.stream(Opening(new_id("job"), 0, None), 0, key_id))
         await feed.aclose()
         return seen
 
     assert asyncio.run(watch()) == []
+
+
+def end_key(database: Database, key_id: str) -> None:
+    with database.transaction() as session:
+        session.get_one(ApiKey, key_id).revoked_at = fetch_now(session)
+
+
+def cancel(database: Database, job_id: str) -> None:
+    with database.transaction() as session:
+        cancel_job(session, session.get_one(Job, job_id).tenant_id, job_id)
+
+
+def test_streams_of_a_revoked_key_end_and_say_nothing_more(
+    database: Database, job_id: str, key_id: str, make_key: Callable[..., str]
+) -> None:
+    with database.transaction() as session:
+        other = authenticate(session, make_key()).key_id
+
+    async def watch() -> list[list[str]]:
+        feed = EventFeed(database, LONG / 10)
+        streams = [
+            asyncio.ensure_future(collect(feed.stream(Opening(job_id, 0, None), 0, own)))
+            for own in (key_id, key_id, other)
+        ]
+        await asyncio.sleep(2 * LONG)
+        await asyncio.to_thread(end_key, database, key_id)
+        ended, going_on = await asyncio.wait(streams[:2], timeout=GUARD_SECONDS)
+        assert (len(ended), len(going_on), streams[2].done()) == (2, 0, False)
+        await asyncio.to_thread(cancel, database, job_id)
+        seen = await asyncio.gather(*streams)
+        assert feed._viewers == {}
+        await feed.aclose()
+        return seen
+
+    *mine, theirs = asyncio.run(watch())
+    assert "job.cancelled" not in mine[0] + mine[1]
+    assert theirs == ["job.queued", "job.cancelled", "done"]
+
+
+def test_what_happens_between_a_revocation_and_the_next_look_is_not_told(
+    database: Database, job_id: str, key_id: str
+) -> None:
+    async def watch() -> list[str]:
+        feed = EventFeed(database, 10 * LONG)
+        async with aclosing(feed.stream(Opening(job_id, 0, None), 0, key_id)) as events:
+            assert read(await anext(events))[0] == "job.queued"
+            await asyncio.to_thread(end_key, database, key_id)
+            await asyncio.to_thread(cancel, database, job_id)
+            seen = await collect(events)
+        await feed.aclose()
+        return seen
+
+    assert asyncio.run(watch()) == []
+
+
+def test_the_stream_of_a_key_that_is_gone_ends(database: Database, job_id: str) -> None:
+    async def watch() -> None:
+        feed = EventFeed(database, LONG / 10)
+        await asyncio.wait_for(
+            collect(feed.stream(Opening(job_id, 0, None), 0, new_id("key"))), timeout=GUARD_SECONDS
+        )
+        await feed.aclose()
+
+    asyncio.run(watch())
 
 
 def test_limits_apply_per_key_per_tenant_and_in_total() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import BaseModel, SecretStr
 from service.app import create_app
 from service.problems import install_error_handlers
 from service.settings import Settings
-from service.strict_bodies import StrictJsonRoute
+from service.strict_bodies import MAX_FIELDS, StrictJsonRoute
 
 
 class Gates(BaseModel):
@@ -59,6 +60,15 @@ def test_a_key_given_twice_is_refused_by_name(
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("invalid_request", key)
     assert f"the key '{key}' is given twice" in error["message"]
+
+
+@pytest.mark.parametrize("objects", [1, 100])
+def test_countless_fields_are_refused_before_validation(client: TestClient, objects: int) -> None:
+    fields = {f"f{number}": number for number in range(MAX_FIELDS // objects + 1)}
+    answer = post(client, json.dumps({"refusal": {}, "others": [fields] * objects}))
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "body"
+    assert f"more than {MAX_FIELDS} fields" in answer.json()["detail"]
 
 
 def test_other_bodies_are_read_as_ever(client: TestClient) -> None:
