@@ -226,6 +226,9 @@ def test_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     files = GateFiles(tmp_path, tmp_path)
     assert files.load_prompts("a.txt") == [Prompt("one"), Prompt("two")]
     assert files.load_prompts(str(tmp_path / "b.jsonl")) == [Prompt("three")]
+    for name in ("b.ndjson", "B.JSONL"):
+        (tmp_path / name).write_text('{"text": "three"}\n')
+        assert files.load_prompts(name) == [Prompt("three")]
     (tmp_path / "c.jsonl").write_text('{"messages": [{"role": "user", "content": "four"}]}')
     assert files.load_prompts("c.jsonl") == [Prompt("four", (Message("user", "four"),))]
     spec = GatesSpec.model_validate({"zero_shot": [{"name": "rte"}]})
