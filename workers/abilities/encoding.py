@@ -36,7 +36,7 @@ def encode_probe(tokenizer: Tokenizer, item: Probe) -> EncodedProbe:
     if item.token_ids:
         return _encode_random(tokenizer, item.token_ids)
     opening = _encode_opening(tokenizer, item)
-    whole = encode_part(tokenizer, "".join(part.text for part in item.parts))
+    whole = encode_part(tokenizer, item.text)
     marks, spans = [False] * len(whole), []
     end = 0
     for number, part in enumerate(item.parts, start=1):

@@ -21,7 +21,7 @@ from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.keys import compute_measure_sha256
 from workers.commands.gate.scorers import build_detectors
-from workers.commands.gate.templates import describe_templates, lend_template
+from workers.commands.gate.templates import describe_templates, describe_tokens, lend_template
 from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
@@ -80,6 +80,7 @@ def compare_checkpoints(
         contents = read_contents(folder)
         judged = load_checkpoint(folder, dtype, device)
         notes = describe_templates(tokenizer, judged.tokenizer)
+        notes += describe_tokens(plan, tokenizer, judged.tokenizer)
         judged = lend_template(judged, tokenizer)
         state, base_state = baseline.measure(judged), baseline.state
         abilities = compare_states(kinds, base_state, state, {}, config.abilities)
