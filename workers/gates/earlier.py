@@ -20,6 +20,11 @@ from workers.gates.table import NOT_WORSE
 ROUNDING = 1e-9
 """Smaller differences are ignored: the same figure can differ by rounding on another machine."""
 
+NOTHING_IN_COMMON = (
+    "the earlier run measured no figure, so that nothing can be compared: give a baseline whose "
+    "gates were measured"
+)
+
 NAMED = 6
 """Largest number of figures that the gate's note names; the report lists all. Chosen by hand."""
 
@@ -51,8 +56,11 @@ def judge_not_worse(comparison: RunComparison) -> GateResult:
 
     It counts as not measured if nothing can be compared.
     """
-    if comparison.obstacle is not None:
-        return judge_figure(NOT_WORSE, 0.0, Figure(None, unmeasured=comparison.obstacle))
+    obstacle = comparison.obstacle
+    if all(change.trend is Trend.NEW for change in comparison.changes):
+        obstacle = obstacle or NOTHING_IN_COMMON
+    if obstacle is not None:
+        return judge_figure(NOT_WORSE, 0.0, Figure(None, unmeasured=obstacle))
     worse = comparison.clearly_worse
     figure = Figure(float(len(worse)), count=len(comparison.changes), note=_name(worse))
     return judge_figure(NOT_WORSE, 0.0, figure)

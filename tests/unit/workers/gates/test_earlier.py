@@ -10,7 +10,7 @@ from excise.names import GateBound, GateOutcome, Trend
 from excise.reports.common import ModelIdentity
 from excise.reports.gate_run import FigureChange, GateReport
 from excise.reports.gates import GateResult
-from workers.gates.earlier import compare_runs, judge_not_worse
+from workers.gates.earlier import NOTHING_IN_COMMON, compare_runs, judge_not_worse
 
 
 def build_gate(value: float | None, **changes: Any) -> GateResult:
@@ -87,6 +87,16 @@ def test_the_gate_counts_and_names_what_is_clearly_worse() -> None:
     assert gate.note == "worse: kl"
     better = compare_runs(build_report(build_gate(0.1)), build_report(build_gate(0.2)))
     assert judge_not_worse(better).is_met
+
+
+def test_a_run_without_figures_says_nothing_of_another() -> None:
+    empty = build_report(build_gate(None))
+    for now in (build_gate(0.1), build_gate(None)):
+        gate = judge_not_worse(compare_runs(build_report(now), empty))
+        assert (gate.is_met, gate.value, gate.unmeasured) == (False, None, NOTHING_IN_COMMON)
+    partly = build_report(build_gate(None), build_gate(0.1, name="perplexity"))
+    more = build_report(build_gate(0.1), build_gate(0.1, name="perplexity"))
+    assert judge_not_worse(compare_runs(more, partly)).is_met
 
 
 @pytest.mark.parametrize(
