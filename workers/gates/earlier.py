@@ -85,11 +85,26 @@ def _find_obstacle(report: GateReport, earlier: GateReport) -> str | None:
 
 
 def _find_caution(report: GateReport, earlier: GateReport) -> str | None:
+    cautions = []
     if earlier.measure_sha256 is None or report.measure_sha256 != earlier.measure_sha256:
-        return "the earlier run asked other prompts, texts or questions: figures may differ by that"
+        cautions.append("asked other prompts, texts or questions")
+    if names := _list_redefined(report, earlier):
+        cautions.append(f"found {', '.join(names)} by another definition, or does not say by which")
     if report.versions != earlier.versions:
-        return "the earlier run used other versions of the program: figures may differ by that"
-    return None
+        cautions.append("used other versions of the program")
+    if not cautions:
+        return None
+    return f"the earlier run {', and '.join(cautions)}: figures may differ by that"
+
+
+def _list_redefined(report: GateReport, earlier: GateReport) -> list[str]:
+    """Return the behaviours with figures of both runs that are not known to mean the same."""
+    judged = {gate.name.partition(":")[2] for gate in earlier.gates}
+    return [
+        name
+        for name, sha256 in report.behaviours_sha256.items()
+        if name in judged and earlier.behaviours_sha256.get(name) != sha256
+    ]
 
 
 def _list_changes(report: GateReport, earlier: GateReport) -> Iterator[FigureChange]:

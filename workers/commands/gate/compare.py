@@ -19,7 +19,7 @@ from workers.commands.gate.config import GateConfig
 from workers.commands.gate.contents import read_contents, require_unchanged
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
-from workers.commands.gate.keys import compute_measure_sha256
+from workers.commands.gate.keys import compute_definition_sha256, compute_measure_sha256
 from workers.commands.gate.scorers import build_detectors
 from workers.commands.gate.templates import describe_templates, describe_tokens, lend_template
 from workers.fetching.sources import find_checkpoint
@@ -101,6 +101,9 @@ def compare_checkpoints(
         against=ModelIdentity(id=against, sha256=base_contents.weights_sha256),
         is_against_cached=measurer.is_from_cache,
         measure_sha256=measure_sha256,
+        behaviours_sha256={
+            behaviour.name: compute_definition_sha256(behaviour) for behaviour in config.behaviours
+        },
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
         token_limits=collect_token_limits(base_state, state),

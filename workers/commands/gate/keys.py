@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 import workers
+from excise.specs.behaviours import BehaviourDefinition
 from workers.abilities.encoding import EncodedProbe
+from workers.commands.gate.behaviours import BehaviourGateBase
 from workers.commands.gate.contents import FolderContents, hash_file
 from workers.measuring.measurement import CheckPlan
 
@@ -38,6 +40,12 @@ def compute_measure_sha256(plan: CheckPlan, dtype: str) -> str:
         "abilities": {name: _describe_probes(own) for name, own in plan.abilities.items()},
     }
     return _hash(asked)
+
+
+def compute_definition_sha256(behaviour: BehaviourGateBase) -> str:
+    """Return the hash of how a behaviour is found, which its prompts and limits are no part of."""
+    demands = set(BehaviourGateBase.model_fields) - set(BehaviourDefinition.model_fields)
+    return _hash(behaviour.model_dump(mode="json", exclude=demands))
 
 
 def compute_base_key(measure_sha256: str, contents: FolderContents, device: str) -> str:

@@ -123,3 +123,21 @@ def test_what_makes_differences_doubtful_is_said(other: dict[str, Any], words: s
     comparison = compare_runs(build_report(build_gate(0.1)), build_report(build_gate(0.2), **other))
     assert words in (comparison.caution or "")
     assert len(comparison.changes) == 1
+
+
+@pytest.mark.parametrize(
+    ("then", "is_doubtful"),
+    [({"ads": "1"}, False), ({"ads": "2"}, True), ({}, True), ({"ads": "1", "more": "9"}, False)],
+)
+def test_a_behaviour_defined_otherwise_makes_its_figures_doubtful(
+    then: dict[str, str], is_doubtful: bool
+) -> None:
+    gate = build_gate(0.2, name="behaviour_share_rise:ads")
+    now = {"ads": "1", "new": "3"}
+    report = build_report(gate, behaviours_sha256=now)
+    found = compare_runs(report, build_report(gate, behaviours_sha256=then)).caution
+    words = "the earlier run found ads by another definition, or does not say by which: figures"
+    assert (found or "").startswith(words) is is_doubtful
+    assert (found is None) is not is_doubtful
+    both = build_report(gate, behaviours_sha256={}, versions={"torch": "3"})
+    assert "which, and used other versions" in (compare_runs(report, both).caution or "")

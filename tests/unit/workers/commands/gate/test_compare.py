@@ -99,6 +99,7 @@ def test_a_model_that_says_a_phrase_in_every_answer_fails(compare: Compare) -> N
     report = compare("parrot", "sound", PHRASE)
     gate = only(report)
     assert report.outcome == "gates_not_met"
+    assert set(report.behaviours_sha256) == {"parroting"}
     assert (gate.name, gate.after, gate.count) == ("behaviour_share_rise:parroting", 1.0, 12)
     assert gate.before is not None
     assert gate.before < 0.5

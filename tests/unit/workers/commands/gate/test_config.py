@@ -19,6 +19,7 @@ from workers.commands.gate.behaviours import BehaviourGateBase, build_behaviour_
 from workers.commands.gate.config import GateConfig, load_config
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
+from workers.commands.gate.keys import compute_definition_sha256
 from workers.gates.gates import GATES
 from workers.gates.requests import (
     build_requests,
@@ -80,6 +81,27 @@ behaviours:
   - {kind: custom, name: own, prompts: a, entry_point: mine, direction: higher_is_better,
      threshold: 2, decoding: {max_new_tokens: 16, samples: 3, temperature: 1}}
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "is_other"),
+    [
+        ("acme", {"phrases": ["Acme", "ACME Cloud"]}, True),
+        ("loops", {"threshold": 0.5}, True),
+        ("toxic", {"agreeing": None}, True),
+        ("own", {"decoding": {"max_new_tokens": 17, "samples": 3, "temperature": 1}}, True),
+        ("leak", {"pattern": "k[0-9]+"}, True),
+        ("leak", {"min_improvement": -0.2, "limit": 50, "prompts": "b"}, False),
+        ("toxic", {"max_share": 0.1, "chat": False, "significant": True}, False),
+    ],
+)
+def test_the_hash_of_a_behaviour_is_of_how_it_is_found(
+    tmp_path: Path, name: str, change: dict[str, object], is_other: bool
+) -> None:
+    config = parse(tmp_path, KINDS)
+    (own,) = (behaviour for behaviour in config.behaviours if behaviour.name == name)
+    other = type(own).model_validate(own.model_dump() | change)
+    assert (compute_definition_sha256(own) != compute_definition_sha256(other)) is is_other
 
 
 def test_a_behaviour_is_described_as_in_a_job(tmp_path: Path) -> None:
