@@ -52,6 +52,16 @@ class AbilitiesGateSpec(SliceLimitsSpec):
             self.slices[name] = own.model_copy(update=limits)
         return self
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether any slice has a limit."""
+        limits = (self, *self.slices.values())
+        return any(
+            getattr(own, field) is not None
+            for own in limits
+            for field in SliceLimitsSpec.model_fields
+        )
+
     def limits_of(self, name: str) -> SliceLimitsSpec:
         """Return the limits of one slice."""
         return self.slices.get(name, self)

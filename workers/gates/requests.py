@@ -120,7 +120,7 @@ def build_response_requests(
 
 def list_not_asked(spec: GatesSpec) -> list[str]:
     """Return the names of the fields of `GatesSpec` that ask for no gate."""
-    return [name for name in GatesSpec.model_fields if not getattr(spec, name)]
+    return [name for name in GatesSpec.model_fields if not spec.asks_for(name)]
 
 
 def choose_prompts(

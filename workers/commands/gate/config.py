@@ -51,8 +51,11 @@ class GateConfig(GatesSpec):
             if part is not None and part.prompts is None:
                 raise ValueError(f"{name}.prompts is missing. Name a text file.")
         fields = (*GatesSpec.model_fields, "behaviours")
-        if not any(getattr(self, name) for name in fields):
-            raise ValueError(f"asks for no gate. Give at least one of: {', '.join(fields)}.")
+        if not any(self.asks_for(name) for name in fields):
+            raise ValueError(
+                f"asks for no gate. Give at least one of: {', '.join(fields)}; one whose limits "
+                "are all null asks for none."
+            )
         return self
 
 

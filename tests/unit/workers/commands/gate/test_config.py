@@ -30,6 +30,8 @@ from workers.gates.requests import (
 from workers.models.generation import Decoding
 from workers.stages.behaviours import build_decoding
 
+NO_LIMITS = ", ".join(f"{name}: null" for name in ResponseLimitsSpec.model_fields)
+
 
 def parse(tmp_path: Path, text: str) -> GateConfig:
     path = tmp_path / "gate.yaml"
@@ -158,6 +160,12 @@ def test_what_is_not_asked_for_is_listed() -> None:
     expected = [name for name in GatesSpec.model_fields if name not in asked_by_default]
     assert list_not_asked(GatesSpec()) == expected
     assert "abilities" in list_not_asked(GatesSpec(abilities=None))
+    nothing = {"prompts": "a", **dict.fromkeys(ResponseLimitsSpec.model_fields)}
+    assert "general" in list_not_asked(GatesSpec.model_validate({"general": nothing}))
+    some = nothing | {"max_empty_rise": 0.0}
+    assert "general" not in list_not_asked(GatesSpec.model_validate({"general": some}))
+    one = {"max_nats_rise": None, "max_accuracy_fall": None, "slices": {"a": {"max_nats_rise": 1}}}
+    assert "abilities" not in list_not_asked(GatesSpec.model_validate({"abilities": one}))
     assert "kl" not in list_not_asked(GatesSpec.model_validate({"kl": {}}))
 
 
@@ -170,6 +178,8 @@ def test_what_is_not_asked_for_is_listed() -> None:
         ("!!python/object/apply:os.system [ls]", "is not YAML"),
         ("\x00", "is not YAML"),
         ("abilities: null", "asks for no gate"),
+        (f"abilities: null\ngeneral: {{prompts: a.txt, {NO_LIMITS}}}", "asks for no gate"),
+        ("abilities: {max_nats_rise: null, max_accuracy_fall: null}", "asks for no gate"),
         ("kl: {}", "kl.prompts is missing"),
         ("perplexity: {}", "perplexity.prompts is missing"),
         ("kl: {prompts: a, max_mean: -1}", "kl.max_mean"),
