@@ -177,6 +177,7 @@ def test_what_is_not_asked_for_is_listed() -> None:
         ("{", "is not YAML"),
         ("!!python/object/apply:os.system [ls]", "is not YAML"),
         ("\x00", "is not YAML"),
+        ("seed: 0100", r"gate\.yaml: 0100 \(line 1\) would be 64, "),
         ("abilities: null", "asks for no gate"),
         (f"abilities: null\ngeneral: {{prompts: a.txt, {NO_LIMITS}}}", "asks for no gate"),
         ("abilities: {max_nats_rise: null, max_accuracy_fall: null}", "asks for no gate"),
