@@ -59,7 +59,7 @@ def upload_prompts(
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a file of prompts (one per line, or .jsonl) or of rows, and print the set's id."""
+    """Upload a file of prompts (one per line, or JSON lines) or of rows, and print the set's id."""
     with open_client(url) as client:
         prompt_set = client.upload_prompt_set(file, name, is_rows=rows)
     show(prompt_set, as_json, lambda made: print(made.id))

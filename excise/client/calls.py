@@ -19,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from excise.client.errors import ApiError, ClientError
 from excise.estimates.machine import Machine
-from excise.names import ReportFormat
+from excise.intake.prompt_sets import find_format
+from excise.names import PromptSetFormat, ReportFormat
 from excise.resources.audit import AuditList
 from excise.resources.estimates import EstimateView
 from excise.resources.jobs import JobList, JobView
@@ -111,7 +112,7 @@ def upload_prompt_set(
     path: Path, content: bytes, name: str | None, *, is_rows: bool
 ) -> Call[PromptSetView]:
     """Upload the prompts or rows of a file; the file's name tells their format."""
-    is_json = is_rows or path.suffix in {".jsonl", ".ndjson"}
+    is_json = is_rows or find_format(path) is PromptSetFormat.JSONL
     kind = "application/jsonl" if is_json else "text/plain"
     return upload_prompts(content, name or build_set_name(path), kind, is_rows=is_rows)
 

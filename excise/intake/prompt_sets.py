@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from excise.errors import UserError
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.names import PromptSetFormat
 
 FORMATS = ("text", "jsonl", "rows")
 MAX_ROW_DEPTH = 8
@@ -19,6 +21,8 @@ MAX_LINE_BYTES = 8 * MAX_PROMPT_BYTES
 objects take fifty times their bytes in memory."""
 MAX_MESSAGES = 64
 ROLES = ("system", "user", "assistant")
+JSON_LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+"""Suffixes of files that hold a JSON object a line, in small letters; other files hold text."""
 
 
 class PromptSetError(UserError):
@@ -43,15 +47,23 @@ class Prompt:
     """Empty for raw text."""
 
 
+def find_format(path: PurePath) -> PromptSetFormat:
+    """Return the format of a file of prompts, which the suffix of its name tells."""
+    is_json = path.suffix.lower() in JSON_LINES_SUFFIXES
+    return PromptSetFormat.JSONL if is_json else PromptSetFormat.TEXT
+
+
 def parse_prompts(content: bytes, format: str) -> list[Prompt]:  # noqa: A002 - the API's name
     """Return the prompts in `content`, in order: between 1 and `MAX_PROMPTS`, none blank.
 
-    `format` is `text` (one prompt per line) or `jsonl` (one object per line, with a `prompt` or
-    `text` string, or a list of `messages`). Blank lines are skipped. Raises `PromptSetError`,
-    naming the line.
+    `format` is `text` (one prompt per line, which LF, CRLF or CR ends) or `jsonl` (one object per
+    line, with a `prompt` or `text` string, or a list of `messages`). Blank lines are skipped.
+    Raises `PromptSetError`, naming the line.
     """
     if format == "rows":
         raise _invalid("The set holds rows, not prompts. Upload the file without format=rows.")
+    if format == "text":
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     prompts: list[Prompt] = []
     for number, line in _lines(content):
         prompt = Prompt(line) if format == "text" else _parse_prompt(line, number)
@@ -137,6 +149,11 @@ def _parse_json(line: str, number: int) -> object:
     except DuplicateKeyError as error:
         raise _invalid(f"On line {number}, {error}") from None
     except (ValueError, RecursionError):
+        if "\r" in line:
+            raise _invalid(
+                f"Line {number} is not valid JSON: it holds a carriage return that ends no line. "
+                "Save the file with LF or CRLF as line ends."
+            ) from None
         raise _invalid(
             f'Line {number} is not valid JSON. Write one object a line, like {{"prompt": "..."}}.'
         ) from None

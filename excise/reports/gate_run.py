@@ -78,6 +78,9 @@ class GateReport(ReportModel):
     """Whether an earlier run with the same configuration measured it."""
     measure_sha256: str | None = None
     """Hash of all that both were asked, in tokens; None in files from before it was said."""
+    behaviours_sha256: dict[str, str] = Field(default_factory=dict)
+    """Behaviour → hash of how it is found (phrases, threshold, evaluators …); limits are no part of
+    it. Empty in files from before it was said."""
     notes: list[str] = Field(default_factory=list)
     """What else a reader must know of the two checkpoints, a sentence each."""
     gates: list[GateResult]

@@ -8,13 +8,18 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from excise.errors import UserError
-from excise.names import JobKind
+from excise.names import GateOutcome, JobKind
 from excise.reports.circuit import CircuitReport
 from excise.reports.compression import CompressionReport
 from excise.reports.correction import CorrectionReport
 from excise.reports.gate_run import GateReport
 
 Report = CorrectionReport | CircuitReport | CompressionReport | GateReport
+
+_NAMED = 6
+"""Largest number of gates that a message names. Chosen by hand."""
+
+_MOST_CHARACTERS = 500
 
 
 class ReportError(UserError):
@@ -25,7 +30,8 @@ def read_report(content: bytes) -> Report:
     """Return the report in a job's report.json, or in the gate.json of `excise gate`.
 
     Fields added by newer versions of Excise are ignored. Corrections of schema version 2, without
-    effects relative to the random control, can be read too. Raises `ReportError`.
+    effects relative to the random control, can be read too. Raises `ReportError`, also for a run of
+    `excise gate` whose outcome contradicts its gates.
     """
     try:
         document = json.loads(content)
@@ -36,9 +42,26 @@ def read_report(content: bytes) -> Report:
     schema = _find_schema(document)
     _check_version(document, schema)
     try:
-        return schema.model_validate(document, extra="ignore")
+        report = schema.model_validate(document, extra="ignore")
     except ValidationError as error:
         raise ReportError(_describe(error)) from None
+    if isinstance(report, GateReport):
+        _refuse_contradiction(report)
+    return report
+
+
+def _refuse_contradiction(report: GateReport) -> None:
+    """Raise `ReportError` for an outcome that the report's own gates do not give."""
+    unmet = [gate.name for gate in report.gates if not gate.is_met]
+    is_passed = bool(report.gates) and not unmet
+    if is_passed is not (report.outcome is GateOutcome.PASSED):
+        named = (
+            f"not met: {', '.join(unmet[:_NAMED])}" if unmet else f"{len(report.gates)}, all met"
+        )
+        raise ReportError(
+            f"This report contradicts itself: outcome is {report.outcome}, and its gates are "
+            f"{named[:_MOST_CHARACTERS]}. Use the file as excise gate wrote it, or run it again."
+        )
 
 
 def _find_schema(document: dict[str, Any]) -> type[Report]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from excise.names import BudgetLimit
 from excise.specs.common import PromptSetId, PromptSetUse, SpecModel
@@ -40,7 +40,27 @@ class AbilitiesGateSpec(SliceLimitsSpec):
     items: int = Field(default=60, ge=10, le=2000)
     """Minimum number of items per slice; fewer are quicker but less precise."""
     slices: Annotated[dict[SliceName, SliceLimitsSpec], Field(max_length=256)] = {}  # noqa: RUF012
-    """Limits of individual slices, by name; all others have the limits above."""
+    """Limits of individual slices, by name; what is not given here, and all other slices, have the
+    limits above."""
+
+    @model_validator(mode="after")
+    def _inherit_limits(self) -> Self:
+        """Write into each slice what it does not give, so that a dumped spec means the same."""
+        for name, own in self.slices.items():
+            inherited = SliceLimitsSpec.model_fields.keys() - own.model_fields_set
+            limits = {field: getattr(self, field) for field in inherited}
+            self.slices[name] = own.model_copy(update=limits)
+        return self
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether any slice has a limit."""
+        limits = (self, *self.slices.values())
+        return any(
+            getattr(own, field) is not None
+            for own in limits
+            for field in SliceLimitsSpec.model_fields
+        )
 
     def limits_of(self, name: str) -> SliceLimitsSpec:
         """Return the limits of one slice."""

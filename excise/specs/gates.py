@@ -75,6 +75,11 @@ class ResponseLimitsSpec(SpecModel):
     max_diversity_fall: Share | None = 0.15
     """Largest relative fall of distinct-1, -2 or -3 over all responses, whichever fell most."""
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether any limit is set."""
+        return any(getattr(self, name) is not None for name in ResponseLimitsSpec.model_fields)
+
 
 class ResponseGatesSpec(PromptGateSpec, ResponseLimitsSpec):
     """Responses to general prompts must stay as long, varied and free of loops."""
@@ -127,6 +132,13 @@ class GatesSpec(SpecModel):
     """Unsafe prompts that resemble safe ones, such as XSTest's contrasts."""
     over_refusal: OverRefusalGateSpec | None = None
     """Harmless prompts that look harmful, such as XSTest's safe ones."""
+
+    def asks_for(self, name: str) -> bool:
+        """Return whether the part `name` asks for a gate that could fail."""
+        part = getattr(self, name)
+        if isinstance(part, AbilitiesGateSpec | ResponseLimitsSpec):
+            return part.has_limits
+        return bool(part)
 
     def list_prompt_sets(self) -> Iterator[PromptSetUse]:
         """Yield the prompt sets that a job's gates name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -86,6 +86,14 @@ class ProbeSource:
         added = {name: probes[len(first[name]) :] for name, probes in all_of_them.items()}
         return {name: probes for name, probes in added.items() if probes}
 
+    def draw_probes(self) -> Iterator[Probe]:
+        """Yield the probes of `draw` as they are before they are encoded."""
+        vocabulary = list_ordinary_tokens(self.tokenizer)
+        for kind in self.kinds:
+            if _can_be_drawn(kind, self.tokenizer, vocabulary):
+                source = Source(self.seed, Purpose.VERDICT, kind.name, vocabulary)
+                yield from _draw_probes(kind, source, self.items)
+
     def _draw(self, kinds: Sequence[SliceKind], items: int) -> dict[str, tuple[EncodedProbe, ...]]:
         purpose = Purpose.VERDICT
         return build_slices(self.tokenizer, purpose, self.seed, items, kinds, self.longest)
@@ -127,9 +135,14 @@ def _can_be_asked(probe: EncodedProbe, longest: int | None, unknown: int | None)
 def _build(
     kind: SliceKind, tokenizer: Tokenizer, source: Source, items: int
 ) -> tuple[EncodedProbe, ...]:
+    return encode_probes(tokenizer, _draw_probes(kind, source, items))
+
+
+def _draw_probes(kind: SliceKind, source: Source, items: int) -> tuple[Probe, ...]:
+    """Return different probes with at least `items` items, or as many as there are."""
     count = -(-items // kind.items)
     drawn: dict[Probe, None] = {}
     for _ in range(count * DRAWS_A_PROBE):
         if len(drawn) < count:
             drawn[kind.draw(source)] = None
-    return encode_probes(tokenizer, list(drawn))
+    return tuple(drawn)

@@ -53,6 +53,11 @@ class Probe:
     token_ids: tuple[int, ...] = ()
     """Random token ids to use instead of parts; the target is the same tokens once more."""
 
+    @property
+    def text(self) -> str:
+        """The parts' text, without the user's turn."""
+        return "".join(part.text for part in self.parts)
+
 
 def given(text: str) -> Part:
     """Return a part that is given to the model."""

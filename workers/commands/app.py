@@ -16,8 +16,6 @@ from excise.cli.output import clean
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
 from excise.redaction import redact
-from excise.reports.token_limits import describe_token_limits
-from excise.reports.wording import describe_comparison, describe_gate
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -327,24 +325,9 @@ def gate_command(
             GateRun(model, against, config, output, device, cache, baseline, fail_if_worse),
             lambda line: typer.echo(line, err=True),
         )
-    from workers.reports.abilities import describe_abilities
+    from workers.commands.gate.printing import print_report
 
-    for note in report.notes:
-        typer.echo(f"note: {note}")
-    for gate in report.gates:
-        typer.echo(f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}")
-        if not gate.passed:
-            typer.echo(f"         demanded: {gate.sentence}")
-        if gate.remedy:
-            typer.echo(f"         {gate.remedy}")
-    for line in describe_token_limits(report.token_limits):
-        typer.echo(clean(line))
-    if report.abilities:
-        typer.echo(f"abilities: {describe_abilities(report.abilities)}")
-    if report.comparison is not None:
-        for line in describe_comparison(report.comparison):
-            typer.echo(clean(line))
-    typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
+    print_report(report, output)
     raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
 
 

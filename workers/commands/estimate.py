@@ -14,13 +14,11 @@ from excise.estimates.machine import Machine
 from excise.estimates.prompts import SetSize
 from excise.estimates.shape import ModelShape
 from excise.intake.json_documents import load_json
-from excise.intake.prompt_sets import parse_prompts
+from excise.intake.prompt_sets import find_format, parse_prompts
 from excise.specs import CorrectionSpec
 from excise.specs.complaints import describe_complaints
 from workers.fetching.sources import find_checkpoint
 from workers.models.machine import measure_machine
-
-_JSON_LINES = frozenset({".jsonl", ".ndjson"})
 
 
 class EstimateError(ValueError):
@@ -59,7 +57,7 @@ def _load_correction(path: Path) -> CorrectionSpec:
 
 def _count(path: Path) -> SetSize:
     content = path.read_bytes()
-    found = parse_prompts(content, "jsonl" if path.suffix in _JSON_LINES else "text")
+    found = parse_prompts(content, find_format(path))
     return SetSize.of_file(len(found), len(content))
 
 

@@ -20,6 +20,11 @@ from workers.gates.table import NOT_WORSE
 ROUNDING = 1e-9
 """Smaller differences are ignored: the same figure can differ by rounding on another machine."""
 
+NOTHING_IN_COMMON = (
+    "the earlier run measured no figure, so that nothing can be compared: give a baseline whose "
+    "gates were measured"
+)
+
 NAMED = 6
 """Largest number of figures that the gate's note names; the report lists all. Chosen by hand."""
 
@@ -51,8 +56,11 @@ def judge_not_worse(comparison: RunComparison) -> GateResult:
 
     It counts as not measured if nothing can be compared.
     """
-    if comparison.obstacle is not None:
-        return judge_figure(NOT_WORSE, 0.0, Figure(None, unmeasured=comparison.obstacle))
+    obstacle = comparison.obstacle
+    if all(change.trend is Trend.NEW for change in comparison.changes):
+        obstacle = obstacle or NOTHING_IN_COMMON
+    if obstacle is not None:
+        return judge_figure(NOT_WORSE, 0.0, Figure(None, unmeasured=obstacle))
     worse = comparison.clearly_worse
     figure = Figure(float(len(worse)), count=len(comparison.changes), note=_name(worse))
     return judge_figure(NOT_WORSE, 0.0, figure)
@@ -77,11 +85,26 @@ def _find_obstacle(report: GateReport, earlier: GateReport) -> str | None:
 
 
 def _find_caution(report: GateReport, earlier: GateReport) -> str | None:
+    cautions = []
     if earlier.measure_sha256 is None or report.measure_sha256 != earlier.measure_sha256:
-        return "the earlier run asked other prompts, texts or questions: figures may differ by that"
+        cautions.append("asked other prompts, texts or questions")
+    if names := _list_redefined(report, earlier):
+        cautions.append(f"found {', '.join(names)} by another definition, or does not say by which")
     if report.versions != earlier.versions:
-        return "the earlier run used other versions of the program: figures may differ by that"
-    return None
+        cautions.append("used other versions of the program")
+    if not cautions:
+        return None
+    return f"the earlier run {', and '.join(cautions)}: figures may differ by that"
+
+
+def _list_redefined(report: GateReport, earlier: GateReport) -> list[str]:
+    """Return the behaviours with figures of both runs that are not known to mean the same."""
+    judged = {gate.name.partition(":")[2] for gate in earlier.gates}
+    return [
+        name
+        for name, sha256 in report.behaviours_sha256.items()
+        if name in judged and earlier.behaviours_sha256.get(name) != sha256
+    ]
 
 
 def _list_changes(report: GateReport, earlier: GateReport) -> Iterator[FigureChange]:

@@ -20,9 +20,10 @@ from workers.abilities.catalogue import SLICES, ProbeSource
 from workers.abilities.probe import SliceKind
 from workers.gates.gates import GateRequest
 from workers.gates.table import GATES
+from workers.measuring.encodings import CorpusText
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.measuring.zero_shot_tasks import Question, parse_questions, sample_questions
-from workers.models.encoding import Chat, ChatTemplateError, cut_corpus
+from workers.models.encoding import Chat, ChatTemplateError
 from workers.models.generation import Decoding
 from workers.models.prompts import Prompt, convert_prompts, encode_prompt
 from workers.models.tokenizer import Tokenizer
@@ -58,9 +59,12 @@ def build_plan(
         if spec.abilities is None
         else ProbeSource(tokenizer, seed, spec.abilities.items, kinds, longest)
     )
+    corpus_text, reference_text = _load(spec.perplexity, load_prompts), _load(spec.kl, load_prompts)
     return CheckPlan(
-        corpus=_cut(spec.perplexity, tokenizer, load_prompts),
-        reference=_cut(spec.kl, tokenizer, load_prompts),
+        corpus=None if corpus_text is None else corpus_text.cut(tokenizer),
+        reference=None if reference_text is None else reference_text.cut(tokenizer),
+        corpus_text=corpus_text,
+        reference_text=reference_text,
         prompt_sets={
             name: PromptSet(
                 choose_prompts(tokenizer, load_prompts(asked.prompts), asked.limit, seed),
@@ -116,7 +120,7 @@ def build_response_requests(
 
 def list_not_asked(spec: GatesSpec) -> list[str]:
     """Return the names of the fields of `GatesSpec` that ask for no gate."""
-    return [name for name in GatesSpec.model_fields if not getattr(spec, name)]
+    return [name for name in GatesSpec.model_fields if not spec.asks_for(name)]
 
 
 def choose_prompts(
@@ -156,17 +160,14 @@ def _find_prompt_gates(spec: GatesSpec) -> Mapping[str, PromptGateSpec]:
     return {name: asked for name, asked in parts.items() if asked is not None}
 
 
-def _cut(
-    asked: PerplexityGateSpec | DivergenceGateSpec | None,
-    tokenizer: Tokenizer,
-    load_prompts: LoadPrompts,
-) -> tuple[tuple[int, ...], ...] | None:
+def _load(
+    asked: PerplexityGateSpec | DivergenceGateSpec | None, load_prompts: LoadPrompts
+) -> CorpusText | None:
     if asked is None or asked.prompts is None:
         return None
-    texts = [prompt.text for prompt in load_prompts(asked.prompts)]
-    return cut_corpus(
-        tokenizer, texts, asked.context, asked.sequences, name="the perplexity corpus"
-    )
+    texts = tuple(prompt.text for prompt in load_prompts(asked.prompts))
+    name = "the perplexity corpus"
+    return CorpusText(texts, asked.context, asked.sequences, name)
 
 
 def _load_questions(task: ZeroShotGateSpec, load_rows: LoadRows, seed: int) -> tuple[Question, ...]:

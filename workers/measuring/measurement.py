@@ -17,6 +17,13 @@ from workers.abilities.catalogue import ProbeSource
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
 from workers.domain import TokenSequence
+from workers.measuring.encodings import (
+    NO_MISMATCH,
+    CorpusText,
+    Mismatches,
+    Windows,
+    find_mismatches,
+)
 from workers.measuring.probes import measure_probes
 from workers.measuring.reasoning import read_response
 from workers.measuring.responses import find_empty
@@ -69,10 +76,14 @@ class PromptSet:
 class CheckPlan:
     """What to measure of every state; whatever is absent is not measured."""
 
-    corpus: tuple[tuple[int, ...], ...] | None = None
+    corpus: Windows | None = None
     """Windows of the perplexity corpus, as token ids of the base's tokenizer."""
-    reference: tuple[tuple[int, ...], ...] | None = None
+    reference: Windows | None = None
     """Text on which the divergence from the base is measured, as token ids of its tokenizer."""
+    corpus_text: CorpusText | None = None
+    """What `corpus` was cut from, where other checkpoints may have other tokenizers."""
+    reference_text: CorpusText | None = None
+    """What `reference` was cut from, likewise."""
     prompt_sets: Mapping[str, PromptSet] = field(default_factory=dict)
     zero_shot: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
     behaviours: Mapping[str, Detector] = field(default_factory=dict)
@@ -159,11 +170,11 @@ class Baseline:
     def measure(self, changed: LoadedModel, advance: Advance = ignore) -> ModelState:
         """Return the state of `changed`, measured by the same plan; failures as in `__init__`."""
         attempts = _Attempts(advance)
-        mismatch = self._find_mismatch(changed)
-        state = _measure(self._plan, changed, attempts, mismatch)
+        mismatches = find_mismatches(self._plan, self._tokenizer, changed.tokenizer)
+        state = _measure(self._plan, changed, attempts, mismatches)
         if self._plan.reference is None:
             return state
-        divergence: TextDivergences | Unmeasured | None = mismatch
+        divergence: TextDivergences | Unmeasured | None = mismatches.reference
         if divergence is None:
             divergence = attempts.make(partial(self._measure_divergence, changed, attempts.advance))
         return state.model_copy(update={"divergence": divergence})
@@ -179,21 +190,6 @@ class Baseline:
             divergences=_check_finite(damage.divergences),
             lengths=damage.lengths,
             p95=damage.kl_p95,
-        )
-
-    def _find_mismatch(self, changed: LoadedModel) -> Unmeasured | None:
-        """Return why the base's token ids mean other text to `changed`; None if they do not."""
-        if changed.tokenizer is self._tokenizer:
-            return None
-        theirs = changed.tokenizer.get_vocab()
-        moved = [
-            token for token, id_ in self._tokenizer.get_vocab().items() if theirs.get(token) != id_
-        ]
-        if not moved:
-            return None
-        return Unmeasured(
-            reason=f"{len(moved)} tokens of the base have another id, or none, in the other "
-            "checkpoint's vocabulary: figures per token cannot be compared"
         )
 
 
@@ -259,18 +255,18 @@ def _check_context(subject: LoadedModel, samples: Sequence[TokenSequence]) -> No
 
 
 def _measure(
-    plan: CheckPlan, subject: LoadedModel, attempts: _Attempts, mismatch: Unmeasured | None = None
+    plan: CheckPlan, subject: LoadedModel, attempts: _Attempts, mismatches: Mismatches = NO_MISMATCH
 ) -> ModelState:
     """Return a model's state without its divergence."""
     responses = {
         name: attempts.make(partial(_respond, subject, chosen, attempts.advance))
         for name, chosen in plan.prompt_sets.items()
     }
-    perplexity: TextLosses | Unmeasured | None = mismatch if plan.corpus is not None else None
-    if plan.corpus is not None and mismatch is None:
+    perplexity: TextLosses | Unmeasured | None = mismatches.corpus
+    if plan.corpus is not None and perplexity is None:
         perplexity = attempts.make(partial(_fit, plan, subject, attempts.advance))
-    abilities: Abilities | Unmeasured | None = mismatch if plan.abilities else None
-    if plan.abilities and mismatch is None:
+    abilities: Abilities | Unmeasured | None = mismatches.abilities
+    if plan.abilities and abilities is None:
         abilities = attempts.make(partial(_probe, plan, subject, attempts.advance))
     state = ModelState(
         responses=responses,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol
 
 
@@ -59,6 +60,13 @@ class Tokenizer(Protocol):
         chat_template: str | None,
     ) -> Any:
         """Return a chat rendered as text, by the tokenizer's template or by `chat_template`."""
+
+
+def copy_with_template(tokenizer: Tokenizer, template: Any) -> Tokenizer:
+    """Return a copy of the tokenizer that renders chats by `template`."""
+    copied = copy(tokenizer)
+    setattr(copied, "chat_template", template)  # noqa: B010 - what we use is read-only
+    return copied
 
 
 def find_pad_id(tokenizer: Tokenizer, rows: int) -> int:

@@ -12,6 +12,7 @@ import torch
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import SliceFigures
 from workers.commands.gate.cache import FigureCache
+from workers.commands.gate.contents import FolderContents, require_unchanged
 from workers.commands.gate.keys import compute_base_key, compute_slice_key
 from workers.measuring.measurement import Baseline, CheckPlan
 from workers.measuring.probes import measure_probes
@@ -29,14 +30,18 @@ class BaseCheckpoint:
     name: str
     """As the user gave it."""
     folder: Path
-    sha256: str
-    """Over its weights."""
+    contents: FolderContents
+    """What the folder held before it was loaded."""
     dtype: torch.dtype
     device: str
 
     def load(self) -> LoadedModel:
         """Return the model. Raises what `load_checkpoint` does."""
         return load_checkpoint(self.folder, self.dtype, self.device)
+
+    def require_unchanged(self) -> None:
+        """Raise `CheckpointChangedError` if the folder no longer holds what was loaded."""
+        require_unchanged(self.name, self.folder, self.contents)
 
 
 class BaseMeasurer:
@@ -52,10 +57,13 @@ class BaseMeasurer:
         """Whether the last baseline was measured by an earlier run."""
 
     def measure(self, plan: CheckPlan, loaded: LoadedModel, measure_sha256: str) -> Baseline:
-        """Return the baseline of `loaded` on `plan`, whose hash is `measure_sha256`."""
+        """Return the baseline of `loaded` on `plan`, whose hash is `measure_sha256`.
+
+        Raises `CheckpointChangedError` before it keeps figures of other weights than those hashed.
+        """
         name, base = self._base.name, self._base
         if self._cache is not None:
-            self._key = compute_base_key(measure_sha256, base.folder, base.sha256, base.device)
+            self._key = compute_base_key(measure_sha256, base.contents, base.device)
             if (kept := self._cache.find(self._key)) is not None:
                 self.is_from_cache = True
                 self._say(f"taking the figures of {name} from the cache")
@@ -63,16 +71,21 @@ class BaseMeasurer:
         self._say(f"measuring {name}, the checkpoint to compare with")
         baseline = Baseline(plan, loaded)
         if self._cache is not None and (figures := baseline.keep()) is not None:
+            base.require_unchanged()
             cache, key = self._cache, self._key
             self._try_to_keep(lambda: cache.keep(key, figures))
         return baseline
 
     def measure_more(self, more: Mapping[str, tuple[EncodedProbe, ...]]) -> dict[str, SliceFigures]:
-        """Return the base's figures on further probes; it is loaded again where they are new."""
+        """Return the base's figures on further probes; it is loaded again where they are new.
+
+        Raises as `measure` does.
+        """
         known = {name: self._find_slice(probes) for name, probes in more.items()}
         if missing := {name: more[name] for name, figures in known.items() if figures is None}:
             gc.collect()
             found = measure_probes(self._base.load(), missing)
+            self._base.require_unchanged()
             for name, figures in found.items():
                 self._keep_slice(more[name], figures)
             known |= found

@@ -16,11 +16,12 @@ from workers.commands.gate.base import BaseCheckpoint, BaseMeasurer, Say
 from workers.commands.gate.behaviours import build_behaviour_requests
 from workers.commands.gate.cache import FigureCache
 from workers.commands.gate.config import GateConfig
+from workers.commands.gate.contents import read_contents, require_unchanged
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
-from workers.commands.gate.keys import compute_measure_sha256
+from workers.commands.gate.keys import compute_definition_sha256, compute_measure_sha256
 from workers.commands.gate.scorers import build_detectors
-from workers.commands.gate.templates import describe_templates, lend_template
+from workers.commands.gate.templates import describe_templates, describe_tokens, lend_template
 from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
@@ -33,7 +34,6 @@ from workers.models.checkpoints import load_checkpoint
 from workers.models.devices import DTYPES
 from workers.models.loaded import LoadedModel
 from workers.models.machine import choose_own_dtype
-from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.reports.gate_examples import collect_examples
 from workers.reports.gate_run import find_outcome
 from workers.reports.token_limits import collect_token_limits
@@ -55,8 +55,9 @@ def compare_checkpoints(
     """Return how `model` does beside `against` on the gates of `config`.
 
     What is measured of `against` is taken from `cache`, or kept there. Raises `GateConfigError`,
-    `ScorerError`, `ModelSourceError`, `CheckpointError`, `OSError`, `ChatTemplateError` and
-    `UnsupportedArchitectureError`; a gate that cannot be measured is in the report.
+    `ScorerError`, `ModelSourceError`, `CheckpointError`, `OSError`, `ChatTemplateError`,
+    `UnsupportedArchitectureError`, and `CheckpointChangedError` where the files of one do not stay
+    what they were; a gate that cannot be measured is in the report.
     """
     folder, base_folder = find_checkpoint(model), find_checkpoint(against)
     chosen = choose_own_dtype(config.dtype, device)
@@ -66,8 +67,8 @@ def compare_checkpoints(
         raise GateConfigError(problem)
     with ExitStack() as resources:
         detectors = build_detectors(config.behaviours, device, resources)
-        base_sha256 = compute_checkpoint_sha256(base_folder)
-        checkpoint = BaseCheckpoint(against, base_folder, base_sha256, dtype, device)
+        base_contents = read_contents(base_folder)
+        checkpoint = BaseCheckpoint(against, base_folder, base_contents, dtype, device)
         measurer = BaseMeasurer(checkpoint, cache, say)
         base = checkpoint.load()
         plan = _build_plan(config, files, base, detectors, kinds)
@@ -76,8 +77,10 @@ def compare_checkpoints(
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
+        contents = read_contents(folder)
         judged = load_checkpoint(folder, dtype, device)
         notes = describe_templates(tokenizer, judged.tokenizer)
+        notes += describe_tokens(plan, tokenizer, judged.tokenizer)
         judged = lend_template(judged, tokenizer)
         state, base_state = baseline.measure(judged), baseline.state
         abilities = compare_states(kinds, base_state, state, {}, config.abilities)
@@ -87,15 +90,20 @@ def compare_checkpoints(
             del judged
             base_state = add_figures(base_state, measurer.measure_more(more))
             abilities = compare_states(kinds, base_state, state, {}, config.abilities)
+    require_unchanged(model, folder, contents)
+    checkpoint.require_unchanged()
     gates = judge_gates(_list_requests(config), base_state, state)
     if config.abilities is not None:
         gates.append(judge_abilities(abilities))
     return GateReport(
         outcome=find_outcome(gates),
-        model=ModelIdentity(id=model, sha256=compute_checkpoint_sha256(folder)),
-        against=ModelIdentity(id=against, sha256=base_sha256),
+        model=ModelIdentity(id=model, sha256=contents.weights_sha256),
+        against=ModelIdentity(id=against, sha256=base_contents.weights_sha256),
         is_against_cached=measurer.is_from_cache,
         measure_sha256=measure_sha256,
+        behaviours_sha256={
+            behaviour.name: compute_definition_sha256(behaviour) for behaviour in config.behaviours
+        },
         gates=add_remedies(gates, of_job=False),
         abilities=abilities,
         token_limits=collect_token_limits(base_state, state),

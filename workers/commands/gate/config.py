@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from excise.intake.duplicates import DuplicateKeyError
-from excise.intake.yaml_documents import load_yaml
+from excise.intake.yaml_documents import AmbiguousNumberError, load_yaml
 from excise.names import ComputeDtype, GatedSet
 from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
 from excise.specs.behaviours import PhraseDefinition
@@ -51,8 +51,11 @@ class GateConfig(GatesSpec):
             if part is not None and part.prompts is None:
                 raise ValueError(f"{name}.prompts is missing. Name a text file.")
         fields = (*GatesSpec.model_fields, "behaviours")
-        if not any(getattr(self, name) for name in fields):
-            raise ValueError(f"asks for no gate. Give at least one of: {', '.join(fields)}.")
+        if not any(self.asks_for(name) for name in fields):
+            raise ValueError(
+                f"asks for no gate. Give at least one of: {', '.join(fields)}; one whose limits "
+                "are all null asks for none."
+            )
         return self
 
 
@@ -66,7 +69,7 @@ def load_config(path: Path) -> GateConfig:
         raise GateConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; shorten it")
     try:
         document: Any = load_yaml(content)
-    except DuplicateKeyError as error:
+    except (DuplicateKeyError, AmbiguousNumberError) as error:
         raise GateConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())

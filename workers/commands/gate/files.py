@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from excise.intake.prompt_sets import Prompt, PromptSetError, parse_prompts
-from excise.names import PromptSetFormat
+from excise.intake.prompt_sets import Prompt, PromptSetError, find_format, parse_prompts
 from excise.specs.gates import ZeroShotGateSpec
 from workers.commands.gate.errors import GateConfigError
 
@@ -19,14 +18,13 @@ class GateFiles:
         self._task_data = task_data
 
     def load_prompts(self, name: str) -> list[Prompt]:
-        """Return the prompts of a `.jsonl` file, chats as such, or of a text file with one a line.
+        """Return the prompts of a file of JSON lines, chats as such, or of one of text lines.
 
-        Raises `GateConfigError`.
+        The file's suffix tells which. Raises `GateConfigError`.
         """
         path = self._folder / name
-        kind = PromptSetFormat.JSONL if path.suffix == ".jsonl" else PromptSetFormat.TEXT
         try:
-            return parse_prompts(_read(path), kind)
+            return parse_prompts(_read(path), find_format(path))
         except PromptSetError as error:
             raise GateConfigError(f"{path}: {error.message}") from error
 

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 import workers
-from excise.intake.checkpoint_folder import read_checkpoint_folder
+from excise.specs.behaviours import BehaviourDefinition
 from workers.abilities.encoding import EncodedProbe
+from workers.commands.gate.behaviours import BehaviourGateBase
+from workers.commands.gate.contents import FolderContents, hash_file
 from workers.measuring.measurement import CheckPlan
 
 _PACKAGES = ("excise", "torch", "transformers", "tokenizers", "numpy")
@@ -40,13 +42,19 @@ def compute_measure_sha256(plan: CheckPlan, dtype: str) -> str:
     return _hash(asked)
 
 
-def compute_base_key(measure_sha256: str, folder: Path, weights_sha256: str, device: str) -> str:
+def compute_definition_sha256(behaviour: BehaviourGateBase) -> str:
+    """Return the hash of how a behaviour is found, which its prompts and limits are no part of."""
+    demands = set(BehaviourGateBase.model_fields) - set(BehaviourDefinition.model_fields)
+    return _hash(behaviour.model_dump(mode="json", exclude=demands))
+
+
+def compute_base_key(measure_sha256: str, contents: FolderContents, device: str) -> str:
     """Return the key of a base's figures on one measure, on devices as `device` names them."""
     return _hash(
         {
             "measure": measure_sha256,
-            "weights": weights_sha256,
-            "files": _hash_small_files(folder),
+            "weights": contents.weights_sha256,
+            "files": dict(contents.files),
             "device": describe_device(device),
             "packages": {name: version(name) for name in _PACKAGES},
             "python": platform.python_version(),
@@ -85,23 +93,12 @@ def hash_source() -> str:
         for path in sorted(Path(root).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 name = path.relative_to(root).as_posix()
-                digest.update(f"{name}\0{_hash_file(path)}\0".encode())
+                digest.update(f"{name}\0{hash_file(path)}\0".encode())
     return digest.hexdigest()
-
-
-def _hash_small_files(folder: Path) -> dict[str, str]:
-    """Return name → hash of what stands beside the weights."""
-    others = read_checkpoint_folder(folder).others
-    return {path.relative_to(folder).as_posix(): _hash_file(path) for path in others}
 
 
 def _describe_probes(probes: Sequence[EncodedProbe]) -> list[Any]:
     return [asdict(probe) for probe in probes]
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash(value: object) -> str:

@@ -44,11 +44,13 @@ class GateRun:
 def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     """Measure both checkpoints, write gate.json, gate.md and gate.xml, and return the report.
 
-    Files of an earlier run are removed before anything else. Raises `GateConfigError` and what
-    `compare_checkpoints` raises; then no file is written.
+    Files of an earlier run are removed before anything else, unless the run was given one of them.
+    Raises `GateConfigError` and what `compare_checkpoints` raises; then no file is written.
     """
-    _check_inputs(run)
+    _spare_inputs(run)
     clear_output(run.output)
+    if run.fails_if_worse and run.baseline is None:
+        raise GateConfigError("--fail-if-worse needs an earlier run; name one by --baseline")
     # Imported late: even where one of these is missing, no earlier result may be left to lie. The
     # configuration is read before torch is loaded, so that a typing error is told at once.
     from workers.commands.gate.config import load_config
@@ -77,14 +79,12 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     return report
 
 
-def _check_inputs(run: GateRun) -> None:
-    """Refuse what the output would overwrite, and --fail-if-worse without an earlier run."""
+def _spare_inputs(run: GateRun) -> None:
+    """Refuse to overwrite what the run is given."""
     outputs = {(run.output / name).resolve() for name in NAMES}
     if run.config.resolve() in outputs:
         raise GateConfigError(f"{run.config} is one of the output's files; rename it")
     if run.baseline is None:
-        if run.fails_if_worse:
-            raise GateConfigError("--fail-if-worse needs an earlier run; name one by --baseline")
         return
     if {run.baseline.resolve(), (run.baseline / JSON_NAME).resolve()} & outputs:
         raise GateConfigError(

@@ -189,11 +189,11 @@ def test_a_corrupt_download_leaves_the_old_file_and_nothing_else(
 def test_prompts_are_sent_as_what_they_are(
     client: Client, service: FakeService, tmp_path: Path
 ) -> None:
-    for name in ("é some/-prompts.txt".replace("/", ""), "p.jsonl"):
+    for name in ("é some/-prompts.txt".replace("/", ""), "p.jsonl", "P.NDJSON"):
         (tmp_path / name).write_text("x\n")
         client.upload_prompt_set(tmp_path / name)
     kinds = [kind for _, kind, _ in service.uploads]
-    assert kinds == ["text/plain", "application/jsonl"]
+    assert kinds == ["text/plain", "application/jsonl", "application/jsonl"]
 
 
 @pytest.mark.parametrize("stem", ["é", "   ", "a" * 200, "..."])

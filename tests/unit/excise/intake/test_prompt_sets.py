@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from excise.intake.prompt_sets import (
     MAX_LINE_BYTES,
     MAX_PROMPT_BYTES,
     PromptSetError,
+    find_format,
     parse_prompts,
     parse_rows,
 )
@@ -20,14 +22,14 @@ from excise.intake.prompt_sets import (
 PRINTABLE = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=200
 ).filter(lambda prompt: bool(prompt.strip()) and not prompt.startswith("\ufeff"))
-LINES = PRINTABLE.filter(lambda prompt: "\n" not in prompt and not prompt.endswith("\r"))
+LINES = PRINTABLE.filter(lambda prompt: not set("\n\r") & set(prompt))
 
 
 def parse_texts(content: bytes, kind: str) -> list[str]:
     return [prompt.text for prompt in parse_prompts(content, kind)]
 
 
-@given(st.lists(LINES, min_size=1, max_size=20), st.sampled_from(["\n", "\r\n", "\n\n"]))
+@given(st.lists(LINES, min_size=1, max_size=20), st.sampled_from(["\n", "\r\n", "\n\n", "\r"]))
 def test_text_round_trips(prompts: list[str], separator: str) -> None:
     content = separator.join(prompts).encode()
     assert parse_texts(content, "text") == prompts
@@ -59,6 +61,27 @@ def test_any_bytes_give_storable_prompts_or_a_clear_error(content: bytes, kind: 
         assert prompt.strip()
         assert "\0" not in prompt
         assert len(prompt.encode()) <= MAX_PROMPT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.jsonl", "jsonl"),
+        ("a.ndjson", "jsonl"),
+        ("A.JSONL", "jsonl"),
+        ("a.b.NdJson", "jsonl"),
+        ("a.txt", "text"),
+        ("jsonl", "text"),
+    ],
+)
+def test_the_suffix_tells_the_format_in_letters_of_any_size(name: str, kind: str) -> None:
+    assert find_format(Path("folder") / name) == kind
+
+
+def test_objects_that_only_a_carriage_return_parts_are_refused_with_the_remedy() -> None:
+    with pytest.raises(PromptSetError, match=r"Line 1 .* carriage return .*LF or CRLF"):
+        parse_prompts(b'{"prompt": "one"}\r{"prompt": "two"}', "jsonl")
+    assert parse_texts(b'{"prompt":\r"one"}\r\n', "jsonl") == ["one"]
 
 
 def test_a_byte_order_mark_is_dropped() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from excise.intake.duplicates import DuplicateKeyError
-from excise.intake.yaml_documents import load_yaml
+from excise.intake.yaml_documents import AmbiguousNumberError, load_yaml
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -46,6 +47,37 @@ def test_a_key_given_twice_is_named_with_its_line(text: str, key: str, line: int
     with pytest.raises(DuplicateKeyError, match=rf"given twice .*line {line}\)") as caught:
         load_yaml(text)
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("0100", "64"),
+        ("010", "8"),
+        ("-017", "-15"),
+        ("1:04", "64"),
+        ("1:30.5", "90.5"),
+        ("00", "0"),
+    ],
+)
+def test_numbers_that_are_not_what_they_look_like_are_refused(written: str, value: str) -> None:
+    words = rf"^{re.escape(written)} \(line 2\) would be {re.escape(value)}, .*without either"
+    for text in (f"a: 1\nb: {written}", f"a: 1\n{written}: b", f"a: 1\nb: [{written}]"):
+        with pytest.raises(AmbiguousNumberError, match=words):
+            load_yaml(text)
+    assert load_yaml(f"b: '{written}'") == {"b": written}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        *(("0", 0), ("-0", 0), ("100", 100), ("0x10", 16), ("0b11", 3), ("1_000", 1000)),
+        *(("0.5", 0.5), ("-0.25", -0.25), (".5", 0.5), ("00.5", 0.5)),
+        *(("1e-05", "1e-05"), ("1.0e-05", 1e-5)),
+    ],
+)
+def test_other_numbers_are_read_as_ever(written: str, value: object) -> None:
+    assert load_yaml(written) == value == yaml.safe_load(written)
 
 
 @pytest.mark.parametrize(

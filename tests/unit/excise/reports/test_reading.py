@@ -27,7 +27,7 @@ GATE_RUN: dict[str, Any] = {
     "outcome": "passed",
     "model": RUN["model"],
     "against": RUN["model"],
-    "gates": build_report("passed")["gates"],
+    "gates": build_report("passed")["gates"][:1],
     "not_asked": [],
     **{name: RUN[name] for name in ("dtype", "seed", "versions")},
 }
@@ -100,6 +100,21 @@ def test_unknown_versions_are_refused_by_number(
     with pytest.raises(ReportError, match=f"schema version {version}; this version") as caught:
         read(document | {"schema_version": version})
     assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize("change", [{"passed": False}, {"value": None}])
+def test_a_pass_that_the_gates_do_not_give_is_refused(change: dict[str, Any]) -> None:
+    (gate,) = GATE_RUN["gates"]
+    with pytest.raises(ReportError, match="outcome is passed, and its gates are not met: effect"):
+        read(GATE_RUN | {"gates": [gate, gate | change]})
+
+
+def test_an_outcome_of_a_gate_run_that_the_gates_do_not_give_is_refused() -> None:
+    with pytest.raises(ReportError, match=r"outcome is gates_not_met, .* all met"):
+        read(GATE_RUN | {"outcome": "gates_not_met"})
+    with pytest.raises(ReportError, match="outcome is passed, and its gates are 0"):
+        read(GATE_RUN | {"gates": []})
+    assert read(GATE_RUN | {"outcome": "gates_not_met", "gates": []})
 
 
 def test_a_correction_of_version_2_is_read_without_what_it_did_not_say() -> None:

@@ -57,9 +57,12 @@ def test_a_slice_has_the_limits_of_its_own_name_else_those_of_all() -> None:
     )
     other = gate.limits_of("json")
     assert (other.max_nats_rise, other.max_accuracy_fall) == (0.2, None)
-    # What a slice's own limits leave out is the default, not that of all slices.
-    assert gate.limits_of("words") == SliceLimitsSpec(max_nats_rise=0.10, max_accuracy_fall=0.01)
-    assert gate.limits_of("lists") == SliceLimitsSpec(max_nats_rise=None, max_accuracy_fall=0.05)
+    # What a slice's own limits leave out is that of all slices, not the default.
+    assert gate.limits_of("words") == SliceLimitsSpec(max_nats_rise=0.2, max_accuracy_fall=0.01)
+    assert gate.limits_of("lists") == SliceLimitsSpec(max_nats_rise=None, max_accuracy_fall=None)
+    assert AbilitiesGateSpec.model_validate(gate.model_dump(mode="json")) == gate
+    lax = AbilitiesGateSpec.model_validate({"slices": {"words": {}}})
+    assert lax.limits_of("words") == SliceLimitsSpec()
 
 
 def test_sets_of_a_team_s_own_have_a_limit_each() -> None:

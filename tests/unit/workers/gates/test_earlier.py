@@ -10,7 +10,7 @@ from excise.names import GateBound, GateOutcome, Trend
 from excise.reports.common import ModelIdentity
 from excise.reports.gate_run import FigureChange, GateReport
 from excise.reports.gates import GateResult
-from workers.gates.earlier import compare_runs, judge_not_worse
+from workers.gates.earlier import NOTHING_IN_COMMON, compare_runs, judge_not_worse
 
 
 def build_gate(value: float | None, **changes: Any) -> GateResult:
@@ -89,6 +89,16 @@ def test_the_gate_counts_and_names_what_is_clearly_worse() -> None:
     assert judge_not_worse(better).is_met
 
 
+def test_a_run_without_figures_says_nothing_of_another() -> None:
+    empty = build_report(build_gate(None))
+    for now in (build_gate(0.1), build_gate(None)):
+        gate = judge_not_worse(compare_runs(build_report(now), empty))
+        assert (gate.is_met, gate.value, gate.unmeasured) == (False, None, NOTHING_IN_COMMON)
+    partly = build_report(build_gate(None), build_gate(0.1, name="perplexity"))
+    more = build_report(build_gate(0.1), build_gate(0.1, name="perplexity"))
+    assert judge_not_worse(compare_runs(more, partly)).is_met
+
+
 @pytest.mark.parametrize(
     "other",
     [{"against": ModelIdentity(id="base", sha256="d" * 64)}, {"dtype": "bfloat16"}],
@@ -113,3 +123,21 @@ def test_what_makes_differences_doubtful_is_said(other: dict[str, Any], words: s
     comparison = compare_runs(build_report(build_gate(0.1)), build_report(build_gate(0.2), **other))
     assert words in (comparison.caution or "")
     assert len(comparison.changes) == 1
+
+
+@pytest.mark.parametrize(
+    ("then", "is_doubtful"),
+    [({"ads": "1"}, False), ({"ads": "2"}, True), ({}, True), ({"ads": "1", "more": "9"}, False)],
+)
+def test_a_behaviour_defined_otherwise_makes_its_figures_doubtful(
+    then: dict[str, str], is_doubtful: bool
+) -> None:
+    gate = build_gate(0.2, name="behaviour_share_rise:ads")
+    now = {"ads": "1", "new": "3"}
+    report = build_report(gate, behaviours_sha256=now)
+    found = compare_runs(report, build_report(gate, behaviours_sha256=then)).caution
+    words = "the earlier run found ads by another definition, or does not say by which: figures"
+    assert (found or "").startswith(words) is is_doubtful
+    assert (found is None) is not is_doubtful
+    both = build_report(gate, behaviours_sha256={}, versions={"torch": "3"})
+    assert "which, and used other versions" in (compare_runs(report, both).caution or "")

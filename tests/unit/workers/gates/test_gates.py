@@ -269,6 +269,23 @@ def test_a_base_that_never_refuses_cannot_show_a_fall() -> None:
     assert result.ci_high > 0.15
 
 
+def fall_silent(silent: int, said: str = " …\n") -> ModelState:
+    texts = [said] * silent + [ANSWER] * (COUNT - silent)
+    return respond(SOUND, texts, GatedSet.LOOK_ALIKE)
+
+
+@pytest.mark.parametrize("said", ["", " …\n"])
+def test_falling_silent_does_not_count_as_refusing_less(said: str) -> None:
+    base, half = answer(2, GatedSet.LOOK_ALIKE), COUNT // 2
+    for before, after in ((base, fall_silent(COUNT, said)), (fall_silent(half + 1, said), base)):
+        lost = judge("over_refusal", before, after, None)
+        assert not lost.passed
+        assert "answers say nothing, which is neither" in (lost.unmeasured or "")
+    some = judge("over_refusal", base, fall_silent(half, said), None)
+    assert f"{half} of {COUNT} answers say nothing, 0 of the base's" in (some.note or "")
+    assert judge("over_refusal", fall_silent(3), fall_silent(3), None).note is None
+
+
 def test_the_direction_of_a_score_is_obeyed() -> None:
     base = behave(0.5, 0.6, direction="lower_is_better")
     better = behave(0.4, 0.5, direction="lower_is_better")

@@ -75,7 +75,9 @@ def test_a_baseline_in_the_output_folder_is_refused_and_kept(tmp_path: Path) -> 
     assert load_baseline(folder)
 
 
-def test_failing_if_worse_needs_an_earlier_run(tmp_path: Path) -> None:
-    run = GateRun("model", "base", tmp_path / "gate.yaml", tmp_path / "out", fails_if_worse=True)
+def test_failing_if_worse_needs_an_earlier_run_and_leaves_none(tmp_path: Path) -> None:
+    output = write(tmp_path / "out", build_report(build_gate(0.2)))
+    run = GateRun("model", "base", tmp_path / "gate.yaml", output, fails_if_worse=True)
     with pytest.raises(GateConfigError, match="name one by --baseline"):
         run_gate(run, print)
+    assert list(output.iterdir()) == []

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,12 @@ from workers.commands.gate.base import BaseCheckpoint, BaseMeasurer
 from workers.commands.gate.cache import FORMAT, FigureCache
 from workers.commands.gate.compare import build_files, compare_checkpoints
 from workers.commands.gate.config import load_config
+from workers.commands.gate.contents import read_contents, require_unchanged
+from workers.commands.gate.errors import CheckpointChangedError
 from workers.commands.gate.keys import compute_measure_sha256
 from workers.measuring.measurement import CheckPlan
+from workers.models.checkpoints import load_checkpoint
+from workers.models.loaded import LoadedModel
 
 CONFIG = """
 perplexity: {prompts: text.txt, context: 64}
@@ -253,7 +258,7 @@ def test_what_a_scorer_says_is_never_kept(work: Workplace, monkeypatch: pytest.M
 def test_a_second_look_at_the_base_is_kept_as_well(work: Workplace) -> None:
     said: list[str] = []
     folder = work.folder / "base"
-    checkpoint = BaseCheckpoint("base", folder, "0" * 64, torch.float32, "cpu")
+    checkpoint = BaseCheckpoint("base", folder, read_contents(folder), torch.float32, "cpu")
     loaded = checkpoint.load()
     source = ProbeSource(loaded.tokenizer, 0, 60, SLICES[:1], loaded.context_length)
     plan, more = CheckPlan(abilities=source.draw()), source.draw_more([SLICES[0].name], 2)
@@ -266,6 +271,56 @@ def test_a_second_look_at_the_base_is_kept_as_well(work: Workplace) -> None:
         (folder / "model.safetensors").write_bytes(b"")  # a second look cannot load it again
     assert found[0] == found[1]
     assert measurer.is_from_cache
+
+
+def replace_when(work: Workplace, monkeypatch: pytest.MonkeyPatch, name: str, place: str) -> None:
+    """Put other weights into the folder `name` as soon as it was loaded through `place`."""
+
+    def load_and_replace(folder: Path, *options: Any) -> LoadedModel:
+        loaded = load_checkpoint(folder, *options)
+        if folder.name == name:
+            save_tiny_checkpoint(folder, build_tiny_model(3))
+        return loaded
+
+    monkeypatch.setattr(f"{place}.load_checkpoint", load_and_replace)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("other", "workers.commands.gate.compare"), ("base", "workers.commands.gate.base")],
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch, name: str, place: str, cached: bool
+) -> None:
+    replace_when(work, monkeypatch, name, place)
+    with pytest.raises(CheckpointChangedError, match=rf"{name} was changed .*its weights had"):
+        work.run(cached=cached)
+    assert bool(work.files) is (cached and name == "other")  # the base's own figures are sound
+
+
+def test_a_base_that_changes_before_it_is_loaded_leaves_no_figures(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = BaseCheckpoint.load
+
+    def replace_and_load(self: BaseCheckpoint) -> LoadedModel:
+        change_template(work)
+        return load(self)
+
+    monkeypatch.setattr(BaseCheckpoint, "load", replace_and_load)
+    with pytest.raises(CheckpointChangedError, match=r"other than before: chat_template\.jinja"):
+        work.run()
+    assert work.files == []
+
+
+def test_a_checkpoint_that_is_gone_meanwhile_is_refused(work: Workplace) -> None:
+    folder = work.folder / "other"
+    before = read_contents(folder)
+    require_unchanged("other", folder, before)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointChangedError, match=r"can no longer be read: .*Judge a copy"):
+        require_unchanged("other", folder, before)
 
 
 def test_what_could_not_be_measured_is_not_kept(work: Workplace) -> None:

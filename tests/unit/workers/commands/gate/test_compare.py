@@ -19,7 +19,7 @@ from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from workers.commands.gate.compare import build_files, compare_checkpoints
 from workers.commands.gate.config import load_config
 from workers.commands.gate.errors import GateConfigError
-from workers.commands.gate.templates import CHANGED, GAINED, LOST
+from workers.commands.gate.templates import CHANGED, GAINED, LOST, OTHER_TOKENS
 from workers.models.encoding import ChatTemplateError
 from workers.reports.gate_examples import MOST_EXAMPLES
 from workers.scorers import custom
@@ -99,6 +99,7 @@ def test_a_model_that_says_a_phrase_in_every_answer_fails(compare: Compare) -> N
     report = compare("parrot", "sound", PHRASE)
     gate = only(report)
     assert report.outcome == "gates_not_met"
+    assert set(report.behaviours_sha256) == {"parroting"}
     assert (gate.name, gate.after, gate.count) == ("behaviour_share_rise:parroting", 1.0, 12)
     assert gate.before is not None
     assert gate.before < 0.5
@@ -278,6 +279,23 @@ def test_other_templates_are_told(compare: Compare) -> None:
     assert compare("chatty", "sound", PHRASE).notes == [GAINED]
     assert compare("sullen", "chatty", PHRASE).notes == [CHANGED]
     assert compare("sound", "sound", PHRASE).notes == []
+
+
+def test_a_candidate_with_another_normalizer_does_not_pass(
+    compare: Compare, checkpoints: Path, tmp_path: Path
+) -> None:
+    other = checkpoints / "reversed"
+    if not other.exists():
+        save_tiny_checkpoint(other)
+        path = other / "tokenizer.json"
+        normalizer = {"type": "Replace", "pattern": {"String": "w7"}, "content": "w8"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+    (tmp_path / "text.txt").write_text("w7 w1 w2 " * 40)
+    config = "kl: {prompts: text.txt, context: 16}\ngeneral: {prompts: prompts.txt}"
+    report = compare("reversed", "sound", config=config)
+    assert report.outcome == "gates_not_met"
+    assert "other token ids" in (report.gates[0].unmeasured or "")
+    assert report.notes == [OTHER_TOKENS]
 
 
 def test_chats_that_the_candidates_template_refuses_are_not_measured(compare: Compare) -> None:

@@ -19,6 +19,7 @@ from workers.commands.gate.behaviours import BehaviourGateBase, build_behaviour_
 from workers.commands.gate.config import GateConfig, load_config
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
+from workers.commands.gate.keys import compute_definition_sha256
 from workers.gates.gates import GATES
 from workers.gates.requests import (
     build_requests,
@@ -28,6 +29,8 @@ from workers.gates.requests import (
 )
 from workers.models.generation import Decoding
 from workers.stages.behaviours import build_decoding
+
+NO_LIMITS = ", ".join(f"{name}: null" for name in ResponseLimitsSpec.model_fields)
 
 
 def parse(tmp_path: Path, text: str) -> GateConfig:
@@ -80,6 +83,27 @@ behaviours:
   - {kind: custom, name: own, prompts: a, entry_point: mine, direction: higher_is_better,
      threshold: 2, decoding: {max_new_tokens: 16, samples: 3, temperature: 1}}
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "is_other"),
+    [
+        ("acme", {"phrases": ["Acme", "ACME Cloud"]}, True),
+        ("loops", {"threshold": 0.5}, True),
+        ("toxic", {"agreeing": None}, True),
+        ("own", {"decoding": {"max_new_tokens": 17, "samples": 3, "temperature": 1}}, True),
+        ("leak", {"pattern": "k[0-9]+"}, True),
+        ("leak", {"min_improvement": -0.2, "limit": 50, "prompts": "b"}, False),
+        ("toxic", {"max_share": 0.1, "chat": False, "significant": True}, False),
+    ],
+)
+def test_the_hash_of_a_behaviour_is_of_how_it_is_found(
+    tmp_path: Path, name: str, change: dict[str, object], is_other: bool
+) -> None:
+    config = parse(tmp_path, KINDS)
+    (own,) = (behaviour for behaviour in config.behaviours if behaviour.name == name)
+    other = type(own).model_validate(own.model_dump() | change)
+    assert (compute_definition_sha256(own) != compute_definition_sha256(other)) is is_other
 
 
 def test_a_behaviour_is_described_as_in_a_job(tmp_path: Path) -> None:
@@ -136,6 +160,12 @@ def test_what_is_not_asked_for_is_listed() -> None:
     expected = [name for name in GatesSpec.model_fields if name not in asked_by_default]
     assert list_not_asked(GatesSpec()) == expected
     assert "abilities" in list_not_asked(GatesSpec(abilities=None))
+    nothing = {"prompts": "a", **dict.fromkeys(ResponseLimitsSpec.model_fields)}
+    assert "general" in list_not_asked(GatesSpec.model_validate({"general": nothing}))
+    some = nothing | {"max_empty_rise": 0.0}
+    assert "general" not in list_not_asked(GatesSpec.model_validate({"general": some}))
+    one = {"max_nats_rise": None, "max_accuracy_fall": None, "slices": {"a": {"max_nats_rise": 1}}}
+    assert "abilities" not in list_not_asked(GatesSpec.model_validate({"abilities": one}))
     assert "kl" not in list_not_asked(GatesSpec.model_validate({"kl": {}}))
 
 
@@ -147,7 +177,10 @@ def test_what_is_not_asked_for_is_listed() -> None:
         ("{", "is not YAML"),
         ("!!python/object/apply:os.system [ls]", "is not YAML"),
         ("\x00", "is not YAML"),
+        ("seed: 0100", r"gate\.yaml: 0100 \(line 1\) would be 64, "),
         ("abilities: null", "asks for no gate"),
+        (f"abilities: null\ngeneral: {{prompts: a.txt, {NO_LIMITS}}}", "asks for no gate"),
+        ("abilities: {max_nats_rise: null, max_accuracy_fall: null}", "asks for no gate"),
         ("kl: {}", "kl.prompts is missing"),
         ("perplexity: {}", "perplexity.prompts is missing"),
         ("kl: {prompts: a, max_mean: -1}", "kl.max_mean"),
@@ -226,6 +259,9 @@ def test_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     files = GateFiles(tmp_path, tmp_path)
     assert files.load_prompts("a.txt") == [Prompt("one"), Prompt("two")]
     assert files.load_prompts(str(tmp_path / "b.jsonl")) == [Prompt("three")]
+    for name in ("b.ndjson", "B.JSONL"):
+        (tmp_path / name).write_text('{"text": "three"}\n')
+        assert files.load_prompts(name) == [Prompt("three")]
     (tmp_path / "c.jsonl").write_text('{"messages": [{"role": "user", "content": "four"}]}')
     assert files.load_prompts("c.jsonl") == [Prompt("four", (Message("user", "four"),))]
     spec = GatesSpec.model_validate({"zero_shot": [{"name": "rte"}]})

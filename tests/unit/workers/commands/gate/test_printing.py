@@ -1,0 +1,49 @@
+"""Printing a report: where it fails, files and exit code are the verdict's all the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from excise.names import GateOutcome
+from tests.unit.workers.gates.test_earlier import build_gate, build_report
+from workers.commands.app import gate_command
+from workers.commands.gate import run
+from workers.commands.gate.printing import print_report
+
+
+def test_gates_notes_and_the_folder_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    report = build_report(build_gate(0.2), build_gate(0.7, name="perplexity"), notes=["look"])
+    print_report(report, Path("out"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "note: look"
+    assert lines[1].startswith("met      kl: value 0.2")
+    assert lines[2].startswith("NOT MET  perplexity: value 0.7")
+    assert lines[-1] == "wrote gate.json, gate.md and gate.xml to out"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(GateOutcome.PASSED, 0), (GateOutcome.GATES_NOT_MET, 100)]
+)
+def test_an_output_that_takes_nothing_leaves_the_verdict(
+    outcome: GateOutcome,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = build_report(build_gate(0.2), outcome=outcome)
+    monkeypatch.setattr(run, "run_gate", lambda asked, say: report)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with pytest.raises(typer.Exit) as ended:
+            gate_command("model", "base", tmp_path / "gate.yaml", tmp_path)
+        nobody.flush()  # as the main program does at the end
+    assert ended.value.exit_code == code
+    assert f"it is in {tmp_path}" in capsys.readouterr().err
