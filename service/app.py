@@ -45,11 +45,16 @@ from service.relay import Relay
 from service.serving import routes as serving_routes
 from service.serving.reconciler import Reconciler
 from service.settings import Settings, start_process
+from service.tenant_lines import TenantLines
 from service.tenants import routes as tenant_routes
 from service.tracing import flush_traces
 from service.web import routes as web_routes
 from service.webhooks import routes as webhook_routes
 from service.webhooks.deliverer import Deliverer
+
+UPLOAD_THREADS = 2
+"""Prompt sets that a process reads at once; reading one takes up to some seconds of processor time.
+Chosen by hand."""
 
 _SWITCH_SECONDS = 0.0005  # a tenth of Python's own
 
@@ -132,6 +137,7 @@ def build_context(settings: Settings) -> AppContext:
         feed=EventFeed(database, settings.stream_poll_seconds),
         stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
         pattern_lines=PatternLines(),
+        upload_lines=TenantLines(UPLOAD_THREADS, "their prompt sets are read"),
         download_threads=CapacityLimiter(settings.download_threads),
         metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
         outages=OutageRecord(),
@@ -174,6 +180,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         relay.stop()
         await context.feed.aclose()
         context.pattern_lines.close()
+        context.upload_lines.close()
         await run_in_threadpool(deliverer.stop)
         await context.gateway.aclose()
         context.broker.close()

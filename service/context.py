@@ -18,6 +18,7 @@ from service.jobs.stream_limits import StreamLimits
 from service.metrics.exposition import Exposition
 from service.outages import OutageRecord
 from service.settings import Settings
+from service.tenant_lines import TenantLines
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class AppContext:
     feed: EventFeed
     stream_limits: StreamLimits
     pattern_lines: PatternLines
+    upload_lines: TenantLines
     download_threads: CapacityLimiter
     metrics: Exposition
     outages: OutageRecord

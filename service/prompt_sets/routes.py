@@ -48,7 +48,7 @@ async def _read_body(request: Request) -> bytes:
         409: {"description": "A quota is used up"},
     },
 )
-def create_prompt_set(
+async def create_prompt_set(
     name: Annotated[
         str,
         Query(
@@ -68,18 +68,25 @@ def create_prompt_set(
     ] = "prompts",
 ) -> PromptSetView:
     """Upload a file of prompts or rows; the same file and name again return the same set."""
-    with context.database.transaction() as session:
-        prompt_set, is_new = operations.create_prompt_set(
-            session,
-            submitter.tenant_id,
-            name,
-            content_type,
-            content,
-            context.settings.quotas,
-            is_rows=format == "rows",
-        )
-        response.status_code = 201 if is_new else 200
-        return PromptSetView.model_validate(prompt_set, from_attributes=True)
+
+    def create() -> tuple[PromptSetView, bool]:
+        with context.database.transaction() as session:
+            prompt_set, is_new = operations.create_prompt_set(
+                session,
+                submitter.tenant_id,
+                name,
+                content_type,
+                content,
+                context.settings.quotas,
+                is_rows=format == "rows",
+            )
+            return PromptSetView.model_validate(prompt_set, from_attributes=True), is_new
+
+    lines = context.upload_lines
+    async with lines.turn(submitter.tenant_id), lines.place():
+        view, is_new = await lines.run(create)
+    response.status_code = 201 if is_new else 200
+    return view
 
 
 @router.get("", responses={404: {"description": "No such `after`"}})
