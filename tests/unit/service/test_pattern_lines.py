@@ -74,7 +74,6 @@ def test_a_tenant_with_many_costly_patterns_keeps_no_other_waiting(gate: Gate) -
         assert gate.tried == ["slow", "quick"]
         gate.open.set()
         await asyncio.gather(*slow)
-        assert lines._lines == {}
 
     asyncio.run(run())
 
