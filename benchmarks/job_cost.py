@@ -8,7 +8,7 @@ Prints peak resident memory ÷ size of the weights, bytes in the artifact store 
 weights, and the seconds of each stage. Goals: 3.0 and 2.0 times the weights, 200 bytes per pruned
 weight, and the larger model within 10 GiB. The job runs as in a service, with stages and results
 stored in the same way (findings, progress, files), but without a database; what is left in the
-store is counted.
+store is counted. Answers of random weights count as loops unless nearly every word is another.
 
 The limit is set by a control group (version 2 or 1) if this process may create one, and otherwise
 on the process's private memory; the output says which. The larger model's gates are not evaluated:
@@ -47,6 +47,10 @@ LARGE = build_shape("1.1B (TinyLlama)", max_position_embeddings=2048)
 """TinyLlama's shape: 1.1 billion weights with SmolLM2's vocabulary."""
 GOALS = {"small": 3.0, "large": 2.0}
 """Peak resident memory ÷ weights."""
+RANDOM_THRESHOLD = 0.99
+"""Uniqueness below which answers of random weights, which hardly repeat a word, count as loops."""
+RANDOM_BUDGET = {"perplexity_increase": 1e6, "kl_mean": 1e6}
+"""Any damage: there is nothing to damage."""
 BYTES_GOAL = 200
 """Bytes in the artifact store ÷ number of pruned weights."""
 
@@ -61,8 +65,11 @@ def build_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     decoding = {"max_new_tokens": arguments.new_tokens}
     prompts = read_lines("repetition_prompts.txt", arguments.prompts)
     behaviour = {"kind": "repetition", "name": "repetition", "prompts": prompts}
+    if arguments.is_random:
+        behaviour |= {"threshold": RANDOM_THRESHOLD}
     return {
         "behaviours": [{**behaviour, "decoding": decoding}],
+        "budget": RANDOM_BUDGET if arguments.is_random else {},
         "reference": read_lines("reference.txt", 64),
         "attribution": {"granularity": "weight", "reference_tokens": arguments.reference_tokens},
         "search": {"rounds": arguments.rounds},
@@ -117,7 +124,7 @@ def limited(limit: int) -> Iterator[tuple[str, Callable[[], None]]]:
         )
 
 
-def measure(model: Path, dtype: str, limit: int) -> dict[str, Any]:
+def measure(model: Path, dtype: str, limit: int, *options: str) -> dict[str, Any]:
     """Return the figures of the job, run in a child process of its own."""
     command = [
         sys.executable,
@@ -128,6 +135,7 @@ def measure(model: Path, dtype: str, limit: int) -> dict[str, Any]:
         "--dtype",
         dtype,
         "--child",
+        *options,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with limited(limit) as (how, enter):
@@ -170,6 +178,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--protect", action="store_true", help="guard the built-in slices, too")
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--is-random", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -181,7 +190,7 @@ def main() -> None:
     if arguments.only != "small":
         with tempfile.TemporaryDirectory(prefix="excise-large-") as folder:
             build_random_llama(LARGE, arguments.model, Path(folder))
-            show("large", measure(Path(folder), "bfloat16", limit))
+            show("large", measure(Path(folder), "bfloat16", limit, "--is-random"))
 
 
 if __name__ == "__main__":
