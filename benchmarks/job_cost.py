@@ -64,7 +64,11 @@ def build_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the job's spec, with the texts themselves in place of sets."""
     decoding = {"max_new_tokens": arguments.new_tokens}
     prompts = read_lines("repetition_prompts.txt", arguments.prompts)
-    behaviour = {"kind": "repetition", "name": "repetition", "prompts": prompts}
+    behaviour: dict[str, Any] = {
+        "kind": "repetition",
+        "name": "repetition",
+        "prompts": prompts,
+    }
     if arguments.is_random:
         behaviour |= {"threshold": RANDOM_THRESHOLD}
     return {
