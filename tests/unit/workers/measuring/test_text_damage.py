@@ -115,6 +115,7 @@ def test_neither_do_the_positions_held_at_once(
     with pruned(model, CHOSEN):
         expected = whole.measure(as_loaded(model))
     monkeypatch.setattr(positions, "LOGITS_AT_ONCE", 7 * VOCABULARY)
+    monkeypatch.setattr(positions, "LEAST_POSITIONS", 1)
     parts = reference(model)
     assert parts.base_perplexity == pytest.approx(whole.base_perplexity, rel=1e-5)
     with pruned(model, CHOSEN):
