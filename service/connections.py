@@ -18,6 +18,12 @@ MOST_PIECES = 10_000
 """Pieces of a body, each costing the event loop 85 µs: the chunks of a chunked one, otherwise what
 arrives at a time. 8 MiB in packets of 1,448 bytes are 5,800."""
 
+MOST_BLANKS = 100
+"""Blanks in a row: h11 takes time that grows with their square to find that a header is wrong."""
+
+MOST_CHUNK_LINE_BYTES = 256
+"""Of the line before a chunk, for the same reason; it holds a number of at most 20 digits."""
+
 PIECES_A_TURN = 64
 """Pieces that are read before others have their turn: 5 ms."""
 
@@ -27,11 +33,15 @@ HEAD_BYTES = 65_536
 LINGER_SECONDS = 5.0
 """How long a client that was answered before it had sent everything has to read the answer."""
 
+UNREAD_SECONDS = 60.0
+"""How long a client may read nothing of what is sent to it; streams of events wait as long."""
+
 _TOO_SLOW = (
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
     b"content-type: text/plain; charset=utf-8\r\ncontent-length: 58\r\n\r\n"
     b"The request line and headers did not arrive soon enough.\r\n"
 )
+_NEVER_ACCEPTED = re.compile(rb"[\x00\x0b\x0c]")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LAST_CHUNK = re.compile(rb"(\r\n)?0+[ \t;\r\n]")  # after the end of the chunk before it
 
@@ -48,7 +58,7 @@ class _BoundedConnection(h11.Connection):
         self.is_behind = False
         """Whether this turn ended before everything that has arrived was read."""
         self._left = PIECES_A_TURN
-        self._is_chunked = self._is_at_border = False
+        self._is_chunked = self._is_at_border = self._is_at_end = False
 
     def begin_turn(self) -> None:
         """Allow further pieces to be read."""
@@ -64,12 +74,13 @@ class _BoundedConnection(h11.Connection):
             self.is_behind = True
             return h11.NEED_DATA
         if self.their_state is h11.IDLE or (is_in_body and self._is_at_border):
-            self._check_lines(is_in_body)
+            self._check_waiting(is_in_body)
         event = super().next_event()
         if isinstance(event, h11.Request):
             self.pieces = 0
             names = [name for name, _ in event.headers]
             self._is_chunked = self._is_at_border = b"transfer-encoding" in names
+            self._is_at_end = False
         elif isinstance(event, h11.Data):
             self._count(event)
         return event
@@ -95,15 +106,22 @@ class _BoundedConnection(h11.Connection):
         if self.pieces > MOST_PIECES:
             self._refuse(f"The body comes in over {MOST_PIECES} pieces. Send larger ones.")
 
-    def _check_lines(self, is_in_body: bool) -> None:
-        """Refuse a head, or what follows a chunked body, of too many lines, before it is parsed."""
+    def _check_waiting(self, is_in_body: bool) -> None:
+        """Refuse what is costly to parse: in a head, before a chunk, and after the last one."""
         waiting = self.trailing_data[0]
-        if is_in_body and not _LAST_CHUNK.match(waiting):
-            return
+        if is_in_body and not self._is_at_end:
+            line = waiting.removeprefix(b"\r\n")[: MOST_CHUNK_LINE_BYTES + 1]
+            if len(line) > MOST_CHUNK_LINE_BYTES and b"\n" not in line:
+                self._refuse(f"The line before a chunk has over {MOST_CHUNK_LINE_BYTES} bytes.")
+            self._is_at_end = bool(_LAST_CHUNK.match(waiting))
+            if not self._is_at_end:
+                return
         end = _HEAD_END.search(waiting)
-        lines = waiting.count(b"\n", 0, end.start() if end else len(waiting))
-        if lines > MOST_HEADERS:
+        head = waiting[: end.start()] if end else waiting
+        if head.count(b"\n") > MOST_HEADERS:
             self._refuse(f"The request has over {MOST_HEADERS} headers. Send fewer.")
+        if b" " * (MOST_BLANKS + 1) in head.replace(b"\t", b" ") or _NEVER_ACCEPTED.search(head):
+            self._refuse(f"A header has over {MOST_BLANKS} blanks in a row, or control characters.")
 
     def _refuse(self, complaint: str) -> None:
         self.complaint = complaint
@@ -111,10 +129,11 @@ class _BoundedConnection(h11.Connection):
 
 
 class _LingeringTransport:
-    """A transport that does not close while an answer might be lost by it.
+    """A transport that does not close while an answer might be lost by it, and does not wait long.
 
     A socket that is closed with unread data resets the connection, and the other side may lose what
-    it has not read yet. So what still comes is read and dropped for `LINGER_SECONDS`.
+    it has not read yet. So what still comes is read and dropped for `LINGER_SECONDS`. What the
+    other side does not read would be kept for ever; after `UNREAD_SECONDS` it is dropped.
     """
 
     def __init__(
@@ -139,11 +158,12 @@ class _LingeringTransport:
         """Close, now or after a while; told twice, now."""
         if self.is_closing() or not self._has_unread():
             self._transport.close()
+            self._loop.call_later(UNREAD_SECONDS, self._transport.abort)
             return
         self._is_lingering = True
         self._transport.write_eof()
         self._transport.resume_reading()
-        self._loop.call_later(LINGER_SECONDS, self._transport.close)
+        self._loop.call_later(LINGER_SECONDS, self.close)
 
 
 class PunctualProtocol(H11Protocol):
@@ -158,7 +178,11 @@ class PunctualProtocol(H11Protocol):
     """From the first byte, of a new connection from its beginning, to the end of the headers; as
     long as the proxy of `deploy/compose` waits."""
 
+    unread_seconds: ClassVar[float] = UNREAD_SECONDS
+    """While more is to be sent than the connection takes, until it takes some."""
+
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _next_turn: asyncio.Handle | None = None
     conn: _BoundedConnection
 
@@ -172,7 +196,19 @@ class PunctualProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._stop_waiting()
+        self._stop_counting()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until the client has read some, but not for ever."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read some."""
+        self._stop_counting()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Serve what has arrived, unless nobody will answer it any more."""
@@ -215,6 +251,11 @@ class PunctualProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_counting(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _give_up(self) -> None:
         self._deadline = None

@@ -75,7 +75,7 @@ def encode_text(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 
 def encode_part(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """Return the token ids of a text that continues another; no special tokens are added."""
-    return encode_parts(tokenizer, [text])[0]
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def encode_parts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.importer import import_from_string
 
 from service.command_lines import HEADER_LIMITS
@@ -27,19 +29,22 @@ class HastyProtocol(PunctualProtocol):
     """One that waits long enough for whoever does not dawdle, and no longer."""
 
     header_seconds = 0.5
+    unread_seconds = 0.5
     made: ClassVar[list[PunctualProtocol]] = []
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.made.append(self)
 
 
-async def echo(scope, receive, send) -> None:
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the body, or, without reading it, with nothing."""
-    body, has_more = b"", scope["path"] != "/early"
+    body, has_more = b"", scope["path"] == "/"
     while has_more:
         message = await receive()
         body, has_more = body + message.get("body", b""), message.get("more_body", False)
+    if scope["path"] == "/large":
+        body = b"x" * 2**23
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -197,6 +202,46 @@ def test_headers_are_counted_before_they_are_parsed(port: int, before: bytes, af
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"over 100 headers" in answer
+
+
+@pytest.mark.parametrize(
+    ("request_start", "says"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\nx:" + b" " * 30_000 + b"a\r\n\r\n", b"blanks in a row"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nx:" + b" \t" * 30_000, b"blanks in a row"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nx: a\x0b\r\n\r\n", b"control characters"),
+        (CHUNKED + b"1;" + b" " * 30_000 + b"\nX\r\n", b"line before a chunk"),
+        (CHUNKED + b"1\r\nx\r\n1;" + b"a" * 300, b"line before a chunk"),
+        (CHUNKED + b"0\r\na:" + b" " * 30_000 + b"\x00", b"blanks in a row"),
+    ],
+)
+def test_what_h11_would_take_long_to_refuse_is_refused_before(
+    port: int, request_start: bytes, says: bytes
+) -> None:
+    """Its expressions for headers and chunks go back and forth over blanks."""
+    with connect(port) as connection:
+        send_all(connection, request_start)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert says in answer
+
+
+def test_lines_after_the_last_chunk_are_counted_however_they_come(port: int) -> None:
+    with connect(port) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(CHUNKED + b"0\r\n")
+        time.sleep(0.1)
+        send_all(connection, b"a:\n" * 20_000 + b"\n")
+        assert b"over 100 headers" in read_all(connection)
+
+
+def test_a_client_that_reads_nothing_is_not_waited_for(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+        deadline = time.monotonic() + PATIENCE
+        while not (HastyProtocol.made and HastyProtocol.made[-1].transport.is_closing()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_many_lines_in_a_body_are_no_headers(port: int) -> None:
