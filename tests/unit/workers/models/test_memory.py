@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from workers.models.memory import (
     find_left_in_groups,
     find_limits_of_groups,
     is_out_of_memory,
+    release_memory,
 )
 
 
@@ -65,3 +68,12 @@ def test_without_groups_there_is_no_limit_of_theirs(tmp_path: Path) -> None:
     assert find_left_in_groups(tmp_path / "cgroup", tmp_path) == []
     assert find_limits_of_groups(tmp_path / "cgroup", tmp_path) == []
     assert 0 < find_free_memory(torch.device("cpu")) <= count_memory()
+
+
+def test_memory_is_released_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=asked.append))
+    release_memory()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    release_memory()
+    assert asked == [0]
