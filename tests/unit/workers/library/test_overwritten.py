@@ -1,0 +1,103 @@
+"""A base folder that another training overwrites: no verdict, and no model, of its new weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import excise
+from tests.faulty import draw_rows
+from tests.unit.workers.library.cases import REFERENCE, SETTINGS, UNDESIRED, draw_texts
+from workers.kinds.compression import package
+from workers.library.context import MemoryContext
+from workers.models.checkpoints import CheckpointError
+
+TEXTS = draw_texts(60, 40, seed=3)
+QUIET: dict[str, Any] = {"device": "cpu", "shows_progress": False}
+
+
+def overwrite(base: Path) -> None:
+    """Put the weights of another training into the folder."""
+    file = base / "model.safetensors"
+    tensors = {name: values * np.float32(1.5) for name, values in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def correct_nothing(base: Path) -> Any:
+    """A job without a patch: its report would name weights that it did not measure."""
+    never = excise.Phrase(UNDESIRED, phrases=["never said"])
+    return excise.correct(base, [never], REFERENCE, **QUIET, **SETTINGS)
+
+
+def correct(base: Path) -> Any:
+    """A correction with a patch."""
+    return excise.correct(base, [excise.Repetition(UNDESIRED)], REFERENCE, **QUIET, **SETTINGS)
+
+
+def find_circuit(base: Path) -> Any:
+    """A circuit."""
+    return excise.find_circuit(base, draw_rows(), rows=24, shares=[0.1, 0.5], **QUIET)
+
+
+def compress(base: Path, sparsity: float = 0.25) -> Any:
+    """A compression, by default with a patch."""
+    return excise.compress(
+        base,
+        {"prompts": TEXTS, "samples": 8, "tokens": 32},
+        {"prompts": TEXTS, "context": 32, "sequences": 8},
+        method="magnitude",
+        sparsity=sparsity,
+        **QUIET,
+    )
+
+
+def compress_whole(base: Path) -> Any:
+    """A compression that ships weights, as a patch would be larger."""
+    return compress(base, 0.9)
+
+
+@pytest.fixture
+def base(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "base"))
+
+
+@pytest.mark.parametrize("change", [overwrite, lambda base: (base / "model.safetensors").unlink()])
+@pytest.mark.parametrize("call", [correct, correct_nothing, find_circuit, compress, compress_whole])
+def test_weights_that_nobody_measured_get_no_verdict(
+    call: Callable[[Path], Any],
+    change: Callable[[Path], None],
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_stage = MemoryContext.run_stage
+
+    def change_before_packaging(
+        context: MemoryContext, name: str, inputs: Mapping[str, Any], work: Any
+    ) -> Any:
+        if name == "package":
+            change(base)
+        return run_stage(context, name, inputs, work)
+
+    monkeypatch.setattr(MemoryContext, "run_stage", change_before_packaging)
+    with pytest.raises(CheckpointError, match=rf"weights of {base} were changed .* nobody writes"):
+        call(base)
+
+
+def test_weights_are_not_shipped_of_a_base_that_changes_after_the_patch(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_files = package.choose_files
+
+    def change_first(folder: Path, patch: Any) -> dict[str, bytes]:
+        overwrite(folder)
+        return choose_files(folder, patch)
+
+    monkeypatch.setattr(package, "choose_files", change_first)
+    with pytest.raises(CheckpointError, match="were changed while the job ran"):
+        compress_whole(base)
