@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from tests.unit.workers.library.cases import REFERENCE, SETTINGS, UNDESIRED, dra
 from workers.kinds.compression import package
 from workers.library.context import MemoryContext
 from workers.models.checkpoints import CheckpointError
+from workers.pruning.patch import PatchError, WrongCheckpointError
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
 
 TEXTS = draw_texts(60, 40, seed=3)
 QUIET: dict[str, Any] = {"device": "cpu", "shows_progress": False}
@@ -101,3 +105,34 @@ def test_weights_are_not_shipped_of_a_base_that_changes_after_the_patch(
     monkeypatch.setattr(package, "choose_files", change_first)
     with pytest.raises(CheckpointError, match="were changed while the job ran"):
         compress_whole(base)
+
+
+def test_compressed_weights_are_not_joined_to_another_base(base: Path, tmp_path: Path) -> None:
+    outcome = compress_whole(base)
+    assert outcome.patch is None
+    overwrite(base)
+    with pytest.raises(WrongCheckpointError, match="those that were measured"):
+        outcome.save(tmp_path / "out")
+    with pytest.raises(WrongCheckpointError, match="or compress the new ones"):
+        outcome.model  # noqa: B018 - reading it is what fails
+
+
+def test_compressed_weights_replace_all_weights_of_the_base(base: Path, tmp_path: Path) -> None:
+    """The hash does not tell how weights are spread over files, so the base may be sharded now."""
+    outcome = compress_whole(base)
+    tensors = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    save_file(tensors, base / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    places = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    saved = outcome.save(tmp_path / "out") / "checkpoint"
+    assert [path.name for path in saved.glob("*.safetensors*")] == ["model.safetensors"]
+    assert compute_checkpoint_sha256(saved) == outcome.report.corrected_sha256
+
+
+def test_weights_that_are_not_the_reports_are_not_saved(base: Path, tmp_path: Path) -> None:
+    outcome = compress_whole(base)
+    uncompressed = {"model.safetensors": (base / "model.safetensors").read_bytes()}
+    other = replace(outcome, files={**outcome.files, **uncompressed})
+    with pytest.raises(PatchError, match="the report promised"):
+        other.save(tmp_path / "out")
