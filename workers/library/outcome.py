@@ -76,17 +76,23 @@ class Outcome(Generic[ReportT]):
         """Write all files to the new `folder`, and the changed checkpoint, if any, below it.
 
         Files of the base that are not part of the model, such as a second set of weights, are left
-        out. Returns the folder. Raises `FileExistsError` if it exists.
+        out. `folder` appears complete or not at all. Returns the folder. Raises `FileExistsError`
+        if it exists, and `WrongCheckpointError` if the base folder no longer holds the weights that
+        were measured.
         """
         target = Path(folder)
         if target.exists():
             raise FileExistsError(f"{target} exists already; name another folder, or remove it")
-        target.mkdir(parents=True)
-        for name, data in self.files.items():
-            if not _is_weights(name):
-                (target / name).write_bytes(data)
-        if self.is_changed:
-            self._write_checkpoint(target / CHECKPOINT_FOLDER)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            result = Path(scratch) / "outcome"
+            result.mkdir()
+            for name, data in self.files.items():
+                if not _is_weights(name):
+                    (result / name).write_bytes(data)
+            if self.is_changed:
+                self._write_checkpoint(result / CHECKPOINT_FOLDER)
+            result.rename(target)
         return target
 
     @property

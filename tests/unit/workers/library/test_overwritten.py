@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import excise
+from excise.intake.checkpoint_folder import CheckpointFiles
 from tests.faulty import draw_rows
 from tests.unit.workers.library.cases import REFERENCE, SETTINGS, UNDESIRED, draw_texts
 from workers.kinds.compression import package
@@ -136,3 +137,23 @@ def test_weights_that_are_not_the_reports_are_not_saved(base: Path, tmp_path: Pa
     other = replace(outcome, files={**outcome.files, **uncompressed})
     with pytest.raises(PatchError, match="the report promised"):
         other.save(tmp_path / "out")
+
+
+@pytest.mark.parametrize("call", [compress, compress_whole])
+def test_an_interrupted_save_leaves_nothing_and_can_be_repeated(
+    call: Callable[[Path], Any], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = call(base)
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointFiles, "_copy", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            outcome.save(tmp_path / "results" / "out")
+    assert list((tmp_path / "results").iterdir()) == []
+    saved = outcome.save(tmp_path / "results" / "out")
+    assert compute_checkpoint_sha256(saved / "checkpoint") == outcome.report.corrected_sha256
+    assert list((tmp_path / "results").iterdir()) == [saved]
+
+
+def interrupt(*_: Any) -> None:
+    """What a user does who waits no longer."""
+    raise KeyboardInterrupt
