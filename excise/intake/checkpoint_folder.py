@@ -65,8 +65,15 @@ class CheckpointFiles:
 
     def copy(self, target: Path) -> None:
         """Copy weights and others to the new folder `target`; links become regular files."""
+        self._copy(target, (*self.weights, *self.others))
+
+    def copy_others(self, target: Path) -> None:
+        """Copy the others but the index to the new folder `target`, for weights of another copy."""
+        self._copy(target, [path for path in self.others if path != self.folder / INDEX_NAME])
+
+    def _copy(self, target: Path, paths: Iterable[Path]) -> None:
         target.mkdir()
-        for path in (*self.weights, *self.others):
+        for path in paths:
             copied = target / path.relative_to(self.folder)
             copied.parent.mkdir(exist_ok=True)
             shutil.copy2(path, copied)

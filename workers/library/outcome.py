@@ -17,7 +17,14 @@ from excise.names import JobFile, Verdict
 from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import Event
-from workers.pruning.patch import Patch, apply_patch, parse_patch
+from workers.pruning.patch import (
+    Patch,
+    PatchError,
+    WrongCheckpointError,
+    apply_patch,
+    parse_patch,
+)
+from workers.pruning.safetensors_files import compute_checkpoint_sha256
 from workers.stages.packaging import INDEX_NAME
 
 ReportT = TypeVar("ReportT", bound=JobReport)
@@ -57,7 +64,8 @@ class Outcome(Generic[ReportT]):
         """The changed model, a different object from the base.
 
         It exists even if the verdict is not `passed`, so look at `report` before you use it. Raises
-        `ValueError` if nothing was changed.
+        `ValueError` if nothing was changed, and `WrongCheckpointError` if the base folder no longer
+        holds the weights that were measured.
         """
         with TemporaryDirectory(prefix="excise-changed-") as scratch:
             folder = Path(scratch) / CHECKPOINT_FOLDER
@@ -68,17 +76,23 @@ class Outcome(Generic[ReportT]):
         """Write all files to the new `folder`, and the changed checkpoint, if any, below it.
 
         Files of the base that are not part of the model, such as a second set of weights, are left
-        out. Returns the folder. Raises `FileExistsError` if it exists.
+        out. `folder` appears complete or not at all. Returns the folder. Raises `FileExistsError`
+        if it exists, and `WrongCheckpointError` if the base folder no longer holds the weights that
+        were measured.
         """
         target = Path(folder)
         if target.exists():
             raise FileExistsError(f"{target} exists already; name another folder, or remove it")
-        target.mkdir(parents=True)
-        for name, data in self.files.items():
-            if not _is_weights(name):
-                (target / name).write_bytes(data)
-        if self.is_changed:
-            self._write_checkpoint(target / CHECKPOINT_FOLDER)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            result = Path(scratch) / "outcome"
+            result.mkdir()
+            for name, data in self.files.items():
+                if not _is_weights(name):
+                    (result / name).write_bytes(data)
+            if self.is_changed:
+                self._write_checkpoint(result / CHECKPOINT_FOLDER)
+            result.rename(target)
         return target
 
     @property
@@ -93,10 +107,21 @@ class Outcome(Generic[ReportT]):
         weights = {name: data for name, data in self.files.items() if _is_weights(name)}
         if not weights:
             raise ValueError(f"there is no changed model: {self.report.reason}")
-        read_checkpoint_folder(self.base.folder).copy(target)
+        found = compute_checkpoint_sha256(self.base.folder)
+        if found != self.report.model.sha256:
+            raise WrongCheckpointError(
+                f"the weights in {self.base.folder} have sha256 {found}, those that were measured "
+                f"had {self.report.model.sha256}; put the old ones back, or compress the new ones"
+            )
+        read_checkpoint_folder(self.base.folder).copy_others(target)
         for name, data in weights.items():
-            (target / name).unlink(missing_ok=True)  # the copy may be read-only, as the base is
             (target / name).write_bytes(data)
+        written = compute_checkpoint_sha256(target)
+        if written != self.report.corrected_sha256:
+            raise PatchError(
+                f"the result has sha256 {written}, the report promised "
+                f"{self.report.corrected_sha256}; compress again"
+            )
 
     def __repr__(self) -> str:
         return f"<{self.verdict.value}: {self.report.reason}>"

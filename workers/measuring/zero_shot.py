@@ -1,4 +1,4 @@
-"""Zero-shot accuracy: whether the choice that the model finds likeliest is the right one."""
+"""Zero-shot accuracy: whether the model finds the right choice likelier than every other."""
 
 from __future__ import annotations
 
@@ -66,9 +66,10 @@ def measure_accuracy(
 
     As lm-evaluation-harness's `acc` and `acc_bytes` do: lengths in UTF-8 bytes, without the
     separating space. Its `acc_norm` divides by the length in characters instead, which is the
-    same for ASCII choices alone. Of equal choices the first is taken. `on_batch` is called with the
-    number of choices that each batch tells of. Raises `ValueError` on fewer than two questions, as
-    they have no standard error, and as `compute_log_likelihoods` does.
+    same for ASCII choices alone. Where another choice is as likely as the right one, the answer is
+    wrong (there, the first of them is taken): a model that computes nothing finds all alike.
+    `on_batch` is called with the number of choices that each batch tells of. Raises `ValueError` on
+    fewer than two questions, as they have no standard error, and as `compute_log_likelihoods` does.
     """
     if len(questions) < 2:
         raise ValueError(f"{task} has {len(questions)} questions; give two or more")
@@ -96,7 +97,7 @@ def answer_questions(
     batch_tokens: int = 4096,
     on_batch: Advance | None = None,
 ) -> list[QuestionOutcome]:
-    """Return for each question whether the model's likeliest choice is the right one.
+    """Return for each question whether the right choice is likelier than every other.
 
     Raises what `compute_log_likelihoods` does.
     """
@@ -113,8 +114,8 @@ def answer_questions(
         normalised = [score / length for score, length in zip(plain, lengths, strict=True)]
         outcomes.append(
             QuestionOutcome(
-                right=_find_largest(plain) == question.answer,
-                normalised_right=_find_largest(normalised) == question.answer,
+                right=_is_largest(plain, question.answer),
+                normalised_right=_is_largest(normalised, question.answer),
             )
         )
     return outcomes
@@ -214,5 +215,6 @@ def _build_request(encode: Encode, choice: Choice, limit: int) -> _Request:
     return _Request(whole[:-1][-limit:], targets)
 
 
-def _find_largest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+def _is_largest(values: Sequence[float], position: int) -> bool:
+    """Return whether the value at `position` is larger than every other."""
+    return all(values[position] > value for other, value in enumerate(values) if other != position)

@@ -18,7 +18,13 @@ from excise.intake.checkpoint_folder import (
     read_checkpoint_folder,
 )
 from excise.names import Verdict
-from workers.pruning.patch_building import build_patch, require_stored, write_change
+from workers.pruning.patch_building import (
+    build_patch,
+    compute_corrected_sha256,
+    require_originals,
+    require_stored,
+    write_change,
+)
 from workers.pruning.patch_format import Patch, PatchVerdict, parse_patch, serialise_patch
 from workers.pruning.safetensors_files import compute_checkpoint_sha256, list_tensors
 from workers.pruning.stored_matrix import PatchError, view_bits
@@ -36,6 +42,7 @@ __all__ = [
     "parse_patch",
     "require_base",
     "require_passed",
+    "require_promised",
     "revert_patch",
     "serialise_patch",
 ]
@@ -68,6 +75,24 @@ def require_base(patch: Patch, folder: Path) -> None:
         raise WrongCheckpointError(
             f"the weights in {folder} have sha256 {found}, the patch needs {patch.base_sha256}; "
             "give its base"
+        )
+
+
+def require_promised(patch: Patch, folder: Path) -> None:
+    """Raise unless the patch changes the weights in the folder as it promises.
+
+    For changes that are written in another form than by `apply_patch`. Raises
+    `WrongCheckpointError` for another base, and `PatchError` for tensors that are not their
+    modules', original values that are not the base's, and a result that is not
+    `corrected_sha256`.
+    """
+    require_base(patch, folder)
+    require_originals(patch, list_tensors(folder))
+    found = compute_corrected_sha256(patch, folder)
+    if found != patch.corrected_sha256:
+        raise PatchError(
+            f"the result has sha256 {found}, the patch promised {patch.corrected_sha256}; fetch "
+            "the patch from its job again"
         )
 
 

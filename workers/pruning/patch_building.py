@@ -79,8 +79,47 @@ def build_patch(
     return replace(
         patch,
         base_sha256=compute_checkpoint_sha256(base),
-        corrected_sha256=compute_checkpoint_sha256(base, lambda tensor: _correct(patch, tensor)),
+        corrected_sha256=compute_corrected_sha256(patch, base),
     )
+
+
+def compute_corrected_sha256(patch: Patch, base: Path) -> str:
+    """Return the hash of the weights in folder `base` as the patch changes them.
+
+    Nothing is written. Raises `PatchError` if a change does not fit its tensor.
+    """
+    return compute_checkpoint_sha256(base, lambda tensor: _correct(patch, tensor))
+
+
+def require_own_tensors(patch: Patch, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise `PatchError` unless each changed tensor is its module's, and holds the components."""
+    for name, change in sorted(patch.weights.items()):
+        tensor = require_stored(tensors, name)
+        firsts, first = dict[str, int](), 0
+        for part in _find_weights(tensors, change.module):
+            firsts[part.name] = first
+            first += patch.layout.count(part.shape)
+        if firsts.get(name) != change.first:
+            raise PatchError(
+                f"{name!r} is not where the patch says in {change.module!r}; fetch the patch from "
+                "its job again"
+            )
+        _require_within(name, change.indices, patch.layout.count(tensor.shape), patch.layout)
+
+
+def require_originals(patch: Patch, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise `PatchError` unless the original values of changed weights are the stored ones.
+
+    Raises what `require_own_tensors` does.
+    """
+    require_own_tensors(patch, tensors)
+    for name, change in sorted(patch.weights.items()):
+        stored = _read_values(require_stored(tensors, name), change.indices, patch.layout)
+        if stored.dtype != change.original.dtype or not np.array_equal(stored, change.original):
+            raise PatchError(
+                f"the original values of {name!r} are not those of the base; fetch the patch from "
+                "its job again"
+            )
 
 
 def require_stored(tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor:

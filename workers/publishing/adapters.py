@@ -20,11 +20,12 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from workers.pruning.lines import find_cover
-from workers.pruning.patch import Patch, require_base
-from workers.pruning.patch_building import require_stored
+from workers.pruning.patch import Patch, PatchError, require_promised
+from workers.pruning.patch_building import require_own_tensors, require_stored
 from workers.pruning.patch_format import WeightChange
 from workers.pruning.safetensors_files import StoredTensor, list_tensors
 from workers.pruning.stored_matrix import Values, to_tensor
+from workers.pruning.stored_names import CONV1D_MODEL_TYPES, read_config
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -79,10 +80,13 @@ def find_rank(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> int:
 
     `base` is the checkpoint's folder. Raises `AdapterError` for a patch that no adapter can
     represent, and `AdapterRankError`, which names the module with the most lines, if the rank
-    exceeds `max_rank` or `MOST_RANK`.
+    exceeds `max_rank` or `MOST_RANK`. Raises `PatchError` for a patch that does not fit the
+    checkpoint.
     """
-    _require_products(patch)
     stored = list_tensors(base)
+    _require_products(patch, stored)
+    _require_orientation(patch, base)
+    require_own_tensors(patch, stored)
     ranks = {
         change.module: _count_lines(patch, require_stored(stored, name), change)
         for name, change in sorted(patch.weights.items())
@@ -104,8 +108,7 @@ def build_adapter(
 
     Modules that the patch does not change are left out; modules that need a lower rank are padded
     with zeros. Values keep the checkpoint's dtype and are therefore exact. `base_model` is the
-    base's name in the adapter's config. Raises what `find_rank` does, and `WrongCheckpointError`
-    for another base.
+    base's name in the adapter's config. Raises what `find_rank` and `require_promised` do.
     """
     factors = factorise(patch, base, max_rank)
     tensors: dict[str, torch.Tensor] = {}
@@ -132,7 +135,7 @@ def factorise(patch: Patch, base: Path, max_rank: int = MOST_RANK) -> dict[str, 
     Modules are sorted by name. Raises what `build_adapter` does.
     """
     rank = find_rank(patch, base, max_rank)
-    require_base(patch, base)
+    require_promised(patch, base)
     stored = list_tensors(base)
     changes = sorted(patch.weights.items(), key=lambda item: item[1].module)
     return {
@@ -147,7 +150,7 @@ def is_served_with_adapters(config: Mapping[str, object]) -> bool:
     return isinstance(architectures, list) and bool(VLLM_ARCHITECTURES.intersection(architectures))
 
 
-def _require_products(patch: Patch) -> None:
+def _require_products(patch: Patch, stored: Mapping[str, StoredTensor]) -> None:
     if patch.biases:
         raise AdapterError(
             "components replaced by their mean change biases, which adapters here do not hold. "
@@ -157,6 +160,25 @@ def _require_products(patch: Patch) -> None:
         raise AdapterError(
             f"{experts[0].module} holds experts, which adapters here do not change. "
             "Publish the correction as a full checkpoint."
+        )
+    for name, change in patch.weights.items():
+        if len(require_stored(stored, name).shape) != 2:
+            raise AdapterError(
+                f"the weight of {change.module} is not a matrix. "
+                "Publish the correction as a full checkpoint."
+            )
+
+
+def _require_orientation(patch: Patch, base: Path) -> None:
+    """Raise `PatchError` if the patch says that weights lie otherwise than they do.
+
+    Values of single weights, and so the hash, do not tell.
+    """
+    is_transposed = read_config(base).get("model_type") in CONV1D_MODEL_TYPES
+    if patch.layout.transposed is not is_transposed:
+        raise PatchError(
+            "the patch says otherwise than config.json whether weights are stored transposed; "
+            "fetch the patch from its job again"
         )
 
 

@@ -26,7 +26,7 @@ from gguf import (
     get_tensor_name_map,
 )
 
-from workers.pruning.patch import Patch, WrongCheckpointError, require_base
+from workers.pruning.patch import Patch, WrongCheckpointError, require_promised
 from workers.pruning.patch_building import require_stored
 from workers.pruning.patch_format import WeightChange
 from workers.pruning.safetensors_files import StoredTensor, list_tensors
@@ -198,15 +198,15 @@ def merge_into_gguf(patch: Patch, base: Path, base_gguf: Path, file: Path) -> No
 
     `base` is the folder of the checkpoint that `base_gguf` was converted from, as F32, F16 or
     BF16; every tensor of both is compared, one at a time. Raises `GgufError` if a tensor is
-    quantised or missing or if a bias changes, and `WrongCheckpointError` if `base` is not the
-    base of the patch, or `base_gguf` not that of `base`.
+    quantised or missing or if a bias changes, `WrongCheckpointError` if `base_gguf` is not that
+    of `base`, and what `require_promised` does.
     """
     if patch.biases:
         raise GgufError(
             "components replaced by their mean change biases; export the merged checkpoint and "
             "convert that"
         )
-    require_base(patch, base)
+    require_promised(patch, base)
     names, stored = GgufNames(base), list_tensors(base)
     _require_same(names, stored, base_gguf, transposed=patch.layout.transposed)
     shutil.copyfile(base_gguf, file)

@@ -8,12 +8,12 @@ from excise.specs.circuit import BUILT_IN_TASKS
 from workers.domain import Selection
 from workers.families import linear_weight
 from workers.progress import Progress
-from workers.pruning.patch_building import build_patch
 from workers.pruning.patch_format import serialise_patch
 from workers.reports.circuit import render_circuit_html, render_circuit_markdown
 from workers.stages.context import StageContext
 from workers.stages.inputs import CircuitInputs
-from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
+from workers.stages.own_patch import build_own_patch, require_measured
+from workers.stages.packaging import describe_set, hash_report, publish_package
 
 MAX_PATCH_BYTES = 512 * 1024 * 1024
 """Size limit of the patch, which holds everything outside the circuit; larger ones are not built.
@@ -34,7 +34,10 @@ _OTHER_ABLATION_NOTE = (
 def run(
     context: StageContext, inputs: CircuitInputs, report: CircuitReport, outside: Selection | None
 ) -> None:
-    """Store the job's files and list them; the stage's result is their manifest."""
+    """Store the job's files and list them; the stage's result is their manifest.
+
+    Raises `CheckpointError` if the checkpoint's weights changed while the job ran.
+    """
     has_patch = outside is not None and len(outside) > 0
     too_large = has_patch and estimate_patch_bytes(inputs, outside) > MAX_PATCH_BYTES
     note = describe_patch(report, has_patch, too_large)
@@ -82,10 +85,11 @@ def _work(
 ) -> bytes:
     files: dict[str, bytes] = {}
     if outside is not None:
-        verdict = find_patch_verdict(report)
-        patch = build_patch(inputs.checkpoint_path, outside, verdict=verdict)
+        patch = build_own_patch(inputs, report, outside)
         files[JobFile.PATCH] = serialise_patch(patch)
         report = report.model_copy(update={"corrected_sha256": patch.corrected_sha256})
+    else:
+        require_measured(inputs, report)
     files[JobFile.REPORT_MARKDOWN] = render_circuit_markdown(report).encode()
     files[JobFile.REPORT_HTML] = render_circuit_html(report).encode()
     spec = inputs.spec.model_dump(mode="json", exclude={"metadata"})

@@ -11,18 +11,12 @@ from excise.reports.compression import CompressionReport
 from workers.kinds.compression.results import select_masked
 from workers.progress import Progress
 from workers.pruning.patch import Patch, apply_patch
-from workers.pruning.patch_building import build_patch
-from workers.pruning.patch_format import PatchVerdict, serialise_patch
+from workers.pruning.patch_format import serialise_patch
 from workers.reports.compression import render_compression_html, render_compression_markdown
 from workers.stages.context import StageContext, StageOutput
 from workers.stages.inputs import CompressionInputs
-from workers.stages.packaging import (
-    INDEX_NAME,
-    describe_set,
-    find_patch_verdict,
-    hash_report,
-    publish_package,
-)
+from workers.stages.own_patch import build_own_patch, reading_measured
+from workers.stages.packaging import INDEX_NAME, describe_set, hash_report, publish_package
 
 PATCH_NOTE = (
     "The patch holds every removed weight, so it turns the base checkpoint into the compressed one "
@@ -39,7 +33,10 @@ CHECKPOINT_NOTE = (
 def run(
     context: StageContext, inputs: CompressionInputs, report: CompressionReport, masks: StageOutput
 ) -> None:
-    """Store the job's files and list them; the stage's result is their manifest."""
+    """Store the job's files and list them; the stage's result is their manifest.
+
+    Raises `CheckpointError` if the checkpoint's weights changed while the job ran.
+    """
     key = {
         "report": hash_report(report),
         "compress": masks.sha256,
@@ -56,8 +53,10 @@ def _work(
     masks: StageOutput,
     progress: Progress,
 ) -> bytes:
-    patch = _build_patch(inputs, masks, find_patch_verdict(report))
-    weights = choose_files(inputs.checkpoint_path, patch)
+    selection = select_masked(masks.data, inputs.base.find_linear_modules())
+    patch = build_own_patch(inputs, report, selection)
+    with reading_measured(inputs, report):
+        weights = choose_files(inputs.checkpoint_path, patch)
     has_patch = JobFile.PATCH in weights
     note = PATCH_NOTE if has_patch else CHECKPOINT_NOTE
     described = {"files_note": note, "has_patch": has_patch}
@@ -68,12 +67,6 @@ def _work(
         **weights,
     }
     return publish_package(context, final, _describe_spec(inputs), files, progress)
-
-
-def _build_patch(inputs: CompressionInputs, masks: StageOutput, verdict: PatchVerdict) -> Patch:
-    modules = inputs.base.find_linear_modules()
-    selection = select_masked(masks.data, modules)
-    return build_patch(inputs.checkpoint_path, selection, verdict=verdict)
 
 
 def choose_files(base: Path, patch: Patch) -> dict[str, bytes]:

@@ -10,12 +10,12 @@ from workers.correction.ablation import compute_replacement
 from workers.correction.results import PreparedCorrection, SearchOutcome
 from workers.domain import TokenSequence
 from workers.progress import Progress
-from workers.pruning.patch_building import build_patch
 from workers.pruning.patch_format import serialise_patch
 from workers.reports.correction import render_html, render_markdown
 from workers.stages.context import StageContext
 from workers.stages.inputs import CorrectionInputs
-from workers.stages.packaging import describe_set, find_patch_verdict, hash_report, publish_package
+from workers.stages.own_patch import build_own_patch, require_measured
+from workers.stages.packaging import describe_set, hash_report, publish_package
 
 
 def run(
@@ -25,7 +25,10 @@ def run(
     report: CorrectionReport,
     search: SearchOutcome | None,
 ) -> None:
-    """Store the job's files and list them; the stage's result is their manifest."""
+    """Store the job's files and list them; the stage's result is their manifest.
+
+    Raises `CheckpointError` if the checkpoint's weights changed while the job ran.
+    """
     trial = None if search is None else search.chosen_trial
     key = {
         "report": hash_report(report),
@@ -50,14 +53,16 @@ def _work(
     files: dict[str, bytes] = {}
     if search is not None and (trial := search.chosen_trial) is not None:
         text = [TokenSequence(ids) for ids in prepared.reference.tune]
-        patch = build_patch(
-            inputs.checkpoint_path,
+        patch = build_own_patch(
+            inputs,
+            report,
             trial.selection.to_selection(),
-            replacement=compute_replacement(inputs.base, trial.settings, text),
-            verdict=find_patch_verdict(report),
+            compute_replacement(inputs.base, trial.settings, text),
         )
         files[JobFile.PATCH] = serialise_patch(patch)
         report = report.model_copy(update={"corrected_sha256": patch.corrected_sha256})
+    else:
+        require_measured(inputs, report)
     files[JobFile.REPORT_MARKDOWN] = render_markdown(report).encode()
     files[JobFile.REPORT_HTML] = render_html(report).encode()
     return publish_package(context, report, _describe_spec(inputs), files, progress)

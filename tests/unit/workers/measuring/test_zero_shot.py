@@ -17,6 +17,7 @@ from tests.tiny import build_tiny_tokenizer
 from workers.families import LLAMA
 from workers.measuring.zero_shot import (
     TaskAccuracy,
+    answer_questions,
     compute_log_likelihoods,
     compute_share_error,
     measure_accuracy,
@@ -103,6 +104,16 @@ def test_accuracies_of_known_answers() -> None:
         normalised_accuracy=0.25,
         normalised_accuracy_error=pytest.approx(math.sqrt(0.1875 / 3)),
     )
+
+
+def test_a_tie_is_no_answer() -> None:
+    """Behind `small`, all words are equally likely, as for a model that computes nothing."""
+    questions = [ask("small", "big", "is", answer=0), ask("small", "big", "is", answer=1)]
+    questions += [ask("very", "big", "is", answer=0), ask("is", "is", "big", "is", answer=1)]
+    found = answer_questions(load(Bigrams()), encode, questions)
+    assert [outcome.right for outcome in found] == [False, False, False, True]
+    same_length = [ask("small", "is", "is", answer=0)]
+    assert not answer_questions(load(Bigrams()), encode, same_length)[0].normalised_right
 
 
 def test_lengths_are_bytes() -> None:
