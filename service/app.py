@@ -51,6 +51,7 @@ from service.tracing import flush_traces
 from service.web import routes as web_routes
 from service.webhooks import routes as webhook_routes
 from service.webhooks.deliverer import Deliverer
+from service.webhooks.lookups import UrlChecks
 
 UPLOAD_THREADS = 2
 """Prompt sets that a process reads at once; reading one takes up to some seconds of processor time.
@@ -138,6 +139,7 @@ def build_context(settings: Settings) -> AppContext:
         stream_limits=StreamLimits(settings.max_streams, settings.max_streams_per_key),
         pattern_lines=PatternLines(),
         upload_lines=TenantLines(UPLOAD_THREADS, "their prompt sets are read"),
+        url_checks=UrlChecks(),
         download_threads=CapacityLimiter(settings.download_threads),
         metrics=Exposition([REGISTRY, gateway.metrics.registry], [figures, storage]),
         outages=OutageRecord(),
@@ -181,6 +183,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await context.feed.aclose()
         context.pattern_lines.close()
         context.upload_lines.close()
+        context.url_checks.close()
         await run_in_threadpool(deliverer.stop)
         await context.gateway.aclose()
         context.broker.close()

@@ -19,6 +19,7 @@ from service.metrics.exposition import Exposition
 from service.outages import OutageRecord
 from service.settings import Settings
 from service.tenant_lines import TenantLines
+from service.webhooks.lookups import UrlChecks
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class AppContext:
     stream_limits: StreamLimits
     pattern_lines: PatternLines
     upload_lines: TenantLines
+    url_checks: UrlChecks
     download_threads: CapacityLimiter
     metrics: Exposition
     outages: OutageRecord

@@ -129,6 +129,10 @@ class Settings(BaseSettings):
     the broker is down, per process."""
     infer_burst: int = Field(default=200, ge=1)
     """Requests one API key may send to an API process at once after a pause."""
+    max_completions_per_key: int = Field(default=256, ge=1)
+    """Completions that one API key may have under way at once in an API process."""
+    max_completions_per_tenant: int = Field(default=512, ge=1)
+    """The same for all keys of a tenant; a process has 1,024 connections to servers."""
     gateway_read_seconds: float = Field(default=120.0, gt=0)
     """How long a vLLM server may be silent in the middle of an answer."""
     routing_seconds: float = Field(default=1.0, ge=0, le=5)

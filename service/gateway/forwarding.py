@@ -8,12 +8,14 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from fastapi.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import InvalidRequestError, UnavailableError
+from service.gateway.limits import OpenCompletions
 from service.gateway.metrics import GatewayMetrics, Outcome
 from service.gateway.requests import CompletionOptions
 from service.gateway.routing import Router, Target
@@ -25,6 +27,7 @@ from service.gateway.upstream import (
     UpstreamRefusalError,
     UpstreamStream,
 )
+from service.keys.operations import Identity
 from service.problems import build_problem
 
 logger = logging.getLogger(__name__)
@@ -33,20 +36,30 @@ _Answer = TypeVar("_Answer")
 
 _ATTEMPTS = 2
 _CLIENT_LEFT = 499  # as nginx logs it
+_SEND_SECONDS = 60.0
+"""A client that reads nothing for this many seconds is left, as with streams of events. Chosen by
+hand."""
 VERSION_HEADER = "X-Excise-Version"
 
 
 class Forwarder:
     """Forwards requests to the servers and returns their answers."""
 
-    def __init__(self, router: Router, upstream: Upstream, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        router: Router,
+        upstream: Upstream,
+        metrics: GatewayMetrics,
+        limits: OpenCompletions,
+    ) -> None:
         self._router = router
         self._upstream = upstream
         self._metrics = metrics
+        self._limits = limits
 
     async def forward(
         self,
-        tenant_id: str,
+        caller: Identity,
         path: Path,
         request: CompletionOptions,
         wait_until_left: Callable[[], Awaitable[None]],
@@ -54,18 +67,23 @@ class Forwarder:
         """Return the answer to one request, as a stream if it asks for one.
 
         `wait_until_left` returns when the client has disconnected; the request to the server is
-        then cancelled. Raises `NotFoundError`, `InvalidRequestError` and `UnavailableError`.
+        then cancelled. Raises `RateLimitedError` if too many are under way, `NotFoundError`,
+        `InvalidRequestError` and `UnavailableError`.
         """
         started = time.monotonic()
-        try:
-            if request.stream:
-                opening = self._attempt(tenant_id, path, request, self._upstream.open)
-                target, stream = await _finish_unless(wait_until_left, opening)
-                return RelayedStream(stream, target, self._metrics, started)
-            asking = self._attempt(tenant_id, path, request, self._upstream.ask)
-            target, content = await _finish_unless(wait_until_left, asking)
-        except _ClientLeftError:
-            return Response(status_code=_CLIENT_LEFT)
+        self._limits.take(caller)
+        with ExitStack() as ending:
+            ending.callback(self._limits.give, caller)
+            try:
+                if request.stream:
+                    opening = self._attempt(caller.tenant_id, path, request, self._upstream.open)
+                    target, stream = await _finish_unless(wait_until_left, opening)
+                    release = ending.pop_all().close  # a stream is under way until it ends
+                    return RelayedStream(stream, target, self._metrics, started, release)
+                asking = self._attempt(caller.tenant_id, path, request, self._upstream.ask)
+                target, content = await _finish_unless(wait_until_left, asking)
+            except _ClientLeftError:
+                return Response(status_code=_CLIENT_LEFT)
         self._metrics.count(target.public_name, "ok")
         seconds = time.monotonic() - started
         self._metrics.observe_first(target.public_name, seconds)
@@ -111,15 +129,24 @@ class Forwarder:
 
 
 class RelayedStream(StreamingResponse):
-    """A stream of events that always closes the connection to the server at its end."""
+    """A stream of events that always closes the connection to the server at its end.
+
+    It ends, as if the client had left, once that has read nothing for `_SEND_SECONDS`.
+    """
 
     def __init__(
-        self, stream: UpstreamStream, target: Target, metrics: GatewayMetrics, started: float
+        self,
+        stream: UpstreamStream,
+        target: Target,
+        metrics: GatewayMetrics,
+        started: float,
+        release: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._version = target.public_name
         self._metrics = metrics
         self._started = started
+        self._release = release
         self._outcome: Outcome = "left"
         headers = {
             VERSION_HEADER: self._version,
@@ -130,9 +157,20 @@ class RelayedStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; in any case, close the server's connection and count the outcome."""
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                raise _ClientLeftError from None
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
+        except _ClientLeftError:
+            logger.info("a client of %s read nothing for %g s", self._version, _SEND_SECONDS)
         finally:
+            self._release()
             self._metrics.count(self._version, self._outcome)
             await self._stream.aclose()
 
@@ -152,7 +190,7 @@ class RelayedStream(StreamingResponse):
 
 
 class _ClientLeftError(Exception):
-    """The client has disconnected."""
+    """The client has disconnected, or reads nothing."""
 
 
 async def _finish_unless(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.database import Database
 from service.gateway.cache import ShortCache
 from service.gateway.forwarding import Forwarder
+from service.gateway.limits import OpenCompletions
 from service.gateway.metrics import GatewayMetrics
 from service.gateway.routing import Router
 from service.gateway.shared_limits import SharedLimiter
@@ -26,7 +27,10 @@ class Gateway:
         )
         self.identities: ShortCache[Identity] = ShortCache(settings.routing_seconds)
         self._upstream = Upstream(settings.gateway_read_seconds)
-        self.forwarder = Forwarder(self.router, self._upstream, self.metrics)
+        limits = OpenCompletions(
+            settings.max_completions_per_key, settings.max_completions_per_tenant
+        )
+        self.forwarder = Forwarder(self.router, self._upstream, self.metrics, limits)
 
     async def aclose(self) -> None:
         """Close every connection to the model servers and the broker."""

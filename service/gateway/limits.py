@@ -1,14 +1,17 @@
-"""Rate limits of API keys in this process: one token bucket per key."""
+"""Limits in this process: a token bucket per key, and completions that are under way."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from service.errors import RateLimitedError
+from service.keys.operations import Identity
 
 _MAX_BUCKETS = 10_000
+_RETRY_SECONDS = 5
 
 
 class RateLimiter:
@@ -46,3 +49,33 @@ class RateLimiter:
             for key, (tokens, at) in self._buckets.items()
             if tokens + (now - at) * self._per_second < self._burst
         }
+
+
+class OpenCompletions:
+    """Counts completions under way, so that no tenant takes all connections to the servers."""
+
+    def __init__(self, of_key: int, of_tenant: int) -> None:
+        self._limits = (of_key, of_tenant)
+        self._open: Counter[str] = Counter()
+
+    def take(self, caller: Identity) -> None:
+        """Count one more. Raises `RateLimitedError`, and counts nothing, if a limit is reached."""
+        owners = _name_owners(caller)
+        for owner, limit, who in zip(owners, self._limits, ("API key", "tenant"), strict=True):
+            if self._open[owner] >= limit:
+                raise RateLimitedError(
+                    f"This {who} has {limit} completions under way, which is the limit. Read or "
+                    f"close one, or try again in {_RETRY_SECONDS} s.",
+                    _RETRY_SECONDS,
+                )
+        self._open.update(owners)
+
+    def give(self, caller: Identity) -> None:
+        """Count one less, and forget owners who have none."""
+        self._open.subtract(_name_owners(caller))
+        self._open = +self._open
+
+
+def _name_owners(caller: Identity) -> tuple[str, str]:
+    """Return for whom a completion counts; their ids differ in kind."""
+    return f"key {caller.key_id}", f"tenant {caller.tenant_id}"

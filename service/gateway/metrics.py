@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 Outcome = Literal["ok", "refused", "unavailable", "broken", "left"]
 """`refused`: the request was at fault; `unavailable`: nothing was streamed; `broken`: the answer
-ended early; `left`: the client went away."""
+ended early; `left`: the client went away, or read nothing for too long."""
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 

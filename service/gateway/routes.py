@@ -30,7 +30,7 @@ _ANSWER: dict[int | str, dict[str, object]] = {
         },
     },
     404: {"description": "No such model"},
-    429: {"description": "The key sends more requests than it may"},
+    429: {"description": "The key sends more requests than it may, or has too many under way"},
 }
 
 
@@ -69,7 +69,7 @@ async def _forward(
     """Return the answer of the model that the request names."""
     gateway = get_context(request).gateway
     answer = await gateway.forwarder.forward(
-        inferrer.tenant_id, path, body, partial(wait_until_left, request)
+        inferrer, path, body, partial(wait_until_left, request)
     )
     answer.headers[LIMITS_HEADER] = "shared" if gateway.limiter.is_shared else "process"
     return answer

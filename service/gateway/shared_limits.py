@@ -29,6 +29,7 @@ _ANSWER_SECONDS = 0.25
 _OUTAGE_SECONDS = 5.0
 """Time for which a broker that was down is not asked again. Chosen by hand."""
 _MAX_CONNECTIONS = 32
+"""Requests counted at once, each over a connection of its own; others wait. Chosen by hand."""
 
 
 class SharedLimiter:
@@ -46,6 +47,8 @@ class SharedLimiter:
         self._per_minute = per_minute
         self._clock = clock
         self._away_until: float | None = None
+        # the pool would raise at one request more, which says nothing about the broker
+        self._turns = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url,
             max_connections=_MAX_CONNECTIONS,
@@ -68,14 +71,17 @@ class SharedLimiter:
     async def take(self, key_id: str) -> None:
         """Count one request of the key. Raises `RateLimitedError` if it has none left."""
         self._own.take(key_id)
-        if self._away_until is not None and self._clock() < self._away_until:
+        if self._is_away():
             return
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                seconds = await self._find_wait(key_id)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, requests go on
-            self._note_outage(error)
-            return
+        async with self._turns:
+            if self._is_away():  # as those before it found out
+                return
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    seconds = await self._find_wait(key_id)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, requests go on
+                self._note_outage(error)
+                return
         if self._away_until is not None:
             logger.warning("the broker answers again; rate limits count for all processes")
             self._away_until = None
@@ -96,6 +102,10 @@ class SharedLimiter:
             return None
         stats = await self._window.get_window_stats(self._item, key_id)
         return max(1, math.ceil(stats.reset_time - time.time()))
+
+    def _is_away(self) -> bool:
+        """Whether the broker was down a moment ago, and is not to be asked yet."""
+        return self._away_until is not None and self._clock() < self._away_until
 
     def _note_outage(self, error: Exception) -> None:
         if self._away_until is None:

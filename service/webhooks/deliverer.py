@@ -7,7 +7,12 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
@@ -20,13 +25,14 @@ from service.webhooks import repository
 from service.webhooks.messages import tell_of_disabling
 from service.webhooks.operations import disable, list_signers
 from service.webhooks.retries import TRIES, find_pause, is_given_up
-from service.webhooks.sending import DEADLINE_SECONDS, GONE, Outcome, send
+from service.webhooks.sending import DEADLINE_SECONDS, GONE, SLOTS, Outcome, send
 from service.webhooks.signing import build_headers
 
 logger = logging.getLogger(__name__)
 
-SLOTS = 32
-"""Largest number of concurrent posts per process. Chosen by hand."""
+TENANT_SLOTS = 4
+"""Largest number of one tenant's concurrent posts per process; look-ups of names that a post has
+left behind count until they end. Chosen by hand."""
 
 CLAIM_SECONDS = 4 * DEADLINE_SECONDS
 """A webhook counts as busy for this long; after that, its process has died and another may send."""
@@ -36,12 +42,16 @@ KEPT_DAYS = 30
 
 _TIDY_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 10.0
+_DATABASE_THREADS = 4
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class _Post:
     """One attempt that is to be made."""
 
+    tenant_id: str
     webhook_id: str
     delivery_id: str
     event_id: str
@@ -65,6 +75,11 @@ class Deliverer:
             target=lambda: asyncio.run(self._run()), name="excise-webhooks", daemon=True
         )
         self._tidied_at = 0.0
+        self._busy: Counter[str] = Counter()
+        self._lock = threading.Lock()  # of `_busy`
+        # of their own: names may be slow, and recording what came of the others must not wait
+        self._lookups = ThreadPoolExecutor(SLOTS, "webhook-names")
+        self._database_threads = ThreadPoolExecutor(_DATABASE_THREADS, "webhook-database")
 
     def start(self) -> None:
         """Start the thread."""
@@ -77,8 +92,11 @@ class Deliverer:
             self._thread.join(timeout_seconds)
 
     def deliver_once(self) -> int:
-        """Send one due message to every webhook that has one, and return how many."""
-        return asyncio.run(self._deliver_batch(self._claim(SLOTS)))
+        """Send a due message to webhooks that have one, at most `TENANT_SLOTS` a tenant.
+
+        Returns how many.
+        """
+        return asyncio.run(self._deliver_batch(self._claim(self._copy_busy())))
 
     def tidy_once(self) -> None:
         """Delete deliveries that ended more than `KEPT_DAYS` ago."""
@@ -91,8 +109,8 @@ class Deliverer:
         failures = 0
         while not self._stopping.is_set():
             try:
-                await asyncio.to_thread(self._tidy_now_and_then)
-                posts = await asyncio.to_thread(self._claim, SLOTS - len(running))
+                await self._use_database(self._tidy_now_and_then)
+                posts = await self._use_database(partial(self._claim, self._copy_busy()))
                 running |= {asyncio.create_task(self._deliver_batch([post])) for post in posts}
                 failures = 0
             except Exception as error:
@@ -105,6 +123,21 @@ class Deliverer:
             running = await self._wait(running, is_idle=not posts, failures=failures)
         if running:
             await asyncio.wait(running, timeout=DEADLINE_SECONDS)
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    async def _use_database(self, work: Callable[[], _Value]) -> _Value:
+        return await asyncio.get_running_loop().run_in_executor(self._database_threads, work)
+
+    def _copy_busy(self) -> dict[str, int]:
+        """Return how many slots each tenant has taken."""
+        with self._lock:
+            return dict(self._busy)
+
+    def _free(self, tenant_id: str) -> None:
+        """Give a slot back; called from any thread."""
+        with self._lock:
+            self._busy[tenant_id] -= 1
+            self._busy += Counter()  # without those who have none
 
     async def _wait(
         self, running: set[asyncio.Task[int]], *, is_idle: bool, failures: int
@@ -128,16 +161,21 @@ class Deliverer:
             self.tidy_once()
             self._tidied_at = time.monotonic()
 
-    def _claim(self, limit: int) -> list[_Post]:
-        """Mark webhooks with a due message as busy, and return what is to be sent to them."""
+    def _claim(self, busy: Mapping[str, int]) -> list[_Post]:
+        """Mark webhooks with a due message as busy, and return what is to be sent to them.
+
+        `busy` are the slots that tenants have; each post returned takes one more.
+        """
+        limit = SLOTS - sum(busy.values())
         if limit <= 0:
             return []
         with self._database.transaction() as session:
-            webhooks = repository.claim_webhooks(session, limit, CLAIM_SECONDS)
+            webhooks = repository.claim_webhooks(session, limit, CLAIM_SECONDS, busy, TENANT_SLOTS)
             found = [(webhook, repository.find_due(session, webhook.id)) for webhook in webhooks]
             now = fetch_now(session)
-            return [
+            posts = [
                 _Post(
+                    tenant_id=webhook.tenant_id,
                     webhook_id=webhook.id,
                     delivery_id=delivery.id,
                     event_id=delivery.event_id,
@@ -148,16 +186,32 @@ class Deliverer:
                 for webhook, delivery in found
                 if delivery is not None
             ]
+        with self._lock:
+            self._busy.update(post.tenant_id for post in posts)
+        return posts
 
     async def _deliver_batch(self, posts: list[_Post]) -> int:
         await asyncio.gather(*map(self._deliver, posts))
         return len(posts)
 
     async def _deliver(self, post: _Post) -> None:
-        """Make one attempt and record its result."""
-        headers = build_headers(post.event_id, int(time.time()), post.body, post.signers)
-        outcome = await send(post.url, headers, post.body, self._settings.webhook_hosts)
-        await asyncio.to_thread(self._record, post, outcome)
+        """Make one attempt, record its result, and free its slot once no thread is left behind."""
+        lookups: list[Future[Any]] = []
+
+        def submit(*work: Any) -> Future[Any]:
+            lookups.append(self._lookups.submit(*work))
+            return lookups[-1]
+
+        try:
+            headers = build_headers(post.event_id, int(time.time()), post.body, post.signers)
+            hosts = self._settings.webhook_hosts
+            outcome = await send(post.url, headers, post.body, hosts, submit=submit)
+            await self._use_database(partial(self._record, post, outcome))
+        finally:
+            if lookups:
+                lookups[0].add_done_callback(lambda _: self._free(post.tenant_id))
+            else:
+                self._free(post.tenant_id)
 
     def _record(self, post: _Post, outcome: Outcome) -> None:
         with self._database.transaction() as session:

@@ -6,7 +6,8 @@ block that (`FOR NO KEY UPDATE`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select, update
@@ -68,17 +69,22 @@ def list_deliveries(
     return session.scalars(page_back(statement, WebhookDelivery.number, before, limit)).all()
 
 
-def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Webhook]:
+def claim_webhooks(
+    session: Session, limit: int, seconds: float, busy: Mapping[str, int], of_tenant: int
+) -> Sequence[Webhook]:
     """Return enabled webhooks with a due message, marked as busy for `seconds`.
 
     Each webhook gets one message at a time, from whichever process, so that a slow one delays no
-    other. Locked ones are skipped.
+    other. Locked ones are skipped, and those with which a tenant would have more than `of_tenant`,
+    counting those in `busy`, so that slow ones of a tenant delay no other tenant.
     """
+    full = [tenant_id for tenant_id, count in busy.items() if count >= of_tenant]
     now = func.clock_timestamp()
     statement = (
         select(Webhook)
         .where(
             Webhook.status == WebhookStatus.ENABLED,
+            Webhook.tenant_id.not_in(full),
             Webhook.busy_until.is_(None) | (Webhook.busy_until < now),
             exists().where(WebhookDelivery.webhook_id == Webhook.id, _IS_DUE),
         )
@@ -86,9 +92,12 @@ def claim_webhooks(session: Session, limit: int, seconds: float) -> Sequence[Web
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    webhooks = session.scalars(statement).all()
-    for webhook in webhooks:
-        webhook.busy_until = now + timedelta(seconds=seconds)
+    taken, webhooks = Counter(busy), []
+    for webhook in session.scalars(statement).all():
+        if taken[webhook.tenant_id] < of_tenant:
+            taken[webhook.tenant_id] += 1
+            webhook.busy_until = now + timedelta(seconds=seconds)
+            webhooks.append(webhook)
     return webhooks
 
 

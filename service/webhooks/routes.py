@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Response
+from starlette.concurrency import run_in_threadpool
 
 from excise.resources.webhooks import (
     DeliveryList,
@@ -34,15 +35,19 @@ _DISABLED: dict[str, Any] = {"description": "The webhook is disabled"}
     dependencies=[SHOWN_ONCE],
     responses={409: {"description": "The limit on webhooks is reached"}},
 )
-def create_webhook(
+async def create_webhook(
     request: WebhookRequest, context: Context, admin: Admin, response: Response
 ) -> NewWebhookView:
     """Create a webhook; its secret is shown only this once."""
-    operations.check_url(request.url, context.settings.webhook_hosts)
-    with context.database.transaction() as session:
-        webhook, secret = operations.create_webhook(session, admin.tenant_id, request)
-        response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
-        return view_new_webhook(webhook, secret)
+
+    def create() -> NewWebhookView:
+        with context.database.transaction() as session:
+            return view_new_webhook(*operations.create_webhook(session, admin.tenant_id, request))
+
+    await context.url_checks.check(admin.tenant_id, request.url, context.settings.webhook_hosts)
+    view = await run_in_threadpool(create)
+    response.headers["Location"] = f"/v1/webhooks/{view.id}"
+    return view
 
 
 @router.get("", responses={404: {"description": "No such `after`"}})
@@ -62,14 +67,19 @@ def get_webhook(webhook_id: str, context: Context, admin: Admin) -> WebhookView:
 
 
 @router.patch("/{webhook_id}")
-def change_webhook(
+async def change_webhook(
     webhook_id: str, change: WebhookChange, context: Context, admin: Admin
 ) -> WebhookView:
     """Change, disable or enable a webhook."""
+    tenant_id = admin.tenant_id
+
+    def apply() -> WebhookView:
+        with context.database.transaction() as session:
+            return view_webhook(operations.change_webhook(session, tenant_id, webhook_id, change))
+
     if change.url is not None:
-        operations.check_url(change.url, context.settings.webhook_hosts)
-    with context.database.transaction() as session:
-        return view_webhook(operations.change_webhook(session, admin.tenant_id, webhook_id, change))
+        await context.url_checks.check(tenant_id, change.url, context.settings.webhook_hosts)
+    return await run_in_threadpool(apply)
 
 
 @router.delete("/{webhook_id}", status_code=204)

@@ -5,19 +5,38 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
 
-from excise.outgoing.endpoints import Destination, OutgoingError, parse_endpoint, resolve_endpoint
+from excise.outgoing.endpoints import (
+    Destination,
+    Endpoint,
+    OutgoingError,
+    parse_endpoint,
+    resolve_endpoint,
+)
 
 DEADLINE_SECONDS = 15.0
 """Deadline from the look-up of the name to the answer's status; Standard Webhooks proposes 15 to
 30 seconds."""
 
+LOOKUP_SECONDS = 5.0
+"""Deadline of looking up a name; one that is slower does not take messages. Chosen by hand."""
+
+SLOTS = 32
+"""Largest number of concurrent posts per process. Chosen by hand."""
+
 GONE = 410
 """Status by which a receiver says that it wants no more messages."""
+
+
+Submit = Callable[..., Future[Destination]]
+"""A function like the method of executors; not the loop's own, whose threads others need."""
+
+_THREADS = ThreadPoolExecutor(SLOTS, "webhook-names")
 
 
 @dataclass(frozen=True)
@@ -42,10 +61,12 @@ async def send(
     allowed_hosts: Collection[str] = (),
     trust: ssl.SSLContext | None = None,
     deadline_seconds: float = DEADLINE_SECONDS,
+    submit: Submit = _THREADS.submit,
 ) -> Outcome:
     """Post `body` and return the outcome; raises nothing.
 
     The name is looked up once, and the connection goes to the checked address without any proxy.
+    The thread that looks it up, of `submit`, is left behind if it is too slow.
     Certificates are verified against `trust`, by default httpx's authorities.
     """
     started = time.monotonic()
@@ -53,7 +74,7 @@ async def send(
     try:
         async with asyncio.timeout(deadline_seconds):
             endpoint = parse_endpoint(url)
-            destination = await asyncio.to_thread(resolve_endpoint, endpoint, allowed_hosts)
+            destination = await _look_up(endpoint, allowed_hosts, submit)
             status = await _post(destination, headers, body, trust)
             error = _explain(status)
     except TimeoutError:
@@ -63,6 +84,21 @@ async def send(
     except httpx.HTTPError as failure:
         error = f"the connection failed: {type(failure).__name__}"
     return Outcome(status, error, round(1000 * (time.monotonic() - started)))
+
+
+async def _look_up(
+    endpoint: Endpoint, allowed_hosts: Collection[str], submit: Submit
+) -> Destination:
+    """Return where to connect. Raises `OutgoingError`, also after `LOOKUP_SECONDS`."""
+    looking = submit(resolve_endpoint, endpoint, allowed_hosts)
+    try:
+        async with asyncio.timeout(LOOKUP_SECONDS):
+            return await asyncio.wrap_future(looking)
+    except TimeoutError:
+        raise OutgoingError(
+            f"the name {endpoint.host} was not looked up within {LOOKUP_SECONDS:g} s. Check its "
+            "name server."
+        ) from None
 
 
 async def _post(

@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -17,12 +18,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from excise.names import JobStatus, Verdict, WebhookEvent
+from excise.outgoing.endpoints import Destination, Endpoint
 from service.app import create_app
 from service.database import Database
 from service.jobs.transitions import finish
 from service.models import Job
 from service.settings import Settings
-from service.webhooks.deliverer import Deliverer
+from service.webhooks import operations, sending
+from service.webhooks.deliverer import TENANT_SLOTS, Deliverer
 from service.webhooks.operations import MAX_WEBHOOKS
 from tests.integration.service.conftest import submit
 from tests.unit.excise.outgoing.servers import Reply, Request, Server, serve
@@ -425,9 +428,9 @@ def test_a_slow_receiver_gets_one_message_at_a_time(
     submit(client)
     submit(client)
     other = Deliverer(database, deliverer._settings)
-    posts = deliverer._claim(32)
+    posts = deliverer._claim({})
     assert len(posts) == 1
-    assert other._claim(32) == []
+    assert other._claim({}) == []
 
 
 def test_a_running_service_delivers_by_itself(
@@ -461,3 +464,38 @@ def test_old_deliveries_are_deleted(
         )
     deliverer.tidy_once()
     assert len(list_deliveries(client, webhook)) == 1
+
+
+def test_slow_names_of_a_tenant_hold_its_own_slots_alone(
+    app_client: TestClient,
+    make_key: MakeKey,
+    receiver: Receiver,
+    deliverer: Deliverer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look-up goes on after its message was given up, and counts for as long."""
+    is_open, asked = threading.Event(), []
+
+    def resolve(endpoint: Endpoint, hosts: Collection[str]) -> Destination:
+        asked.append(endpoint.host)
+        if endpoint.host == "slow.test":
+            assert is_open.wait(30)
+        return Destination(endpoint, "127.0.0.1")
+
+    monkeypatch.setattr(operations, "resolve_endpoint", lambda *_: None)
+    monkeypatch.setattr(sending, "resolve_endpoint", resolve)
+    monkeypatch.setattr(sending, "LOOKUP_SECONDS", 1.0)
+    for count, url in ((TENANT_SLOTS + 2, "http://slow.test/"), (1, receiver.url)):
+        app_client.headers["Authorization"] = f"Bearer {make_key(scopes=('admin',))}"
+        for _ in range(count):
+            made = app_client.post("/v1/webhooks", json={"url": url}).json()
+            assert app_client.post(f"/v1/webhooks/{made['id']}/ping").status_code == 202
+    try:
+        assert deliverer.deliver_once() == TENANT_SLOTS + 1
+        assert sorted(asked) == ["127.0.0.1", *["slow.test"] * TENANT_SLOTS]
+        assert len(receiver.messages) == 1
+        assert deliverer.deliver_once() == 0
+    finally:
+        is_open.set()
+    deliverer._lookups.shutdown()
+    assert not deliverer._busy
