@@ -71,8 +71,8 @@ class ExciseGroup(TyperGroup):
         extra: dict[str, Any],
     ) -> int:
         """Run a command and return its exit code."""
-        configure_console_logging()
         degrade_output()
+        configure_console_logging()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -91,10 +91,21 @@ class ExciseGroup(TyperGroup):
 
 
 def degrade_output() -> None:
-    """Print an escape for characters that a terminal cannot show, instead of failing."""
+    """Print an escape for characters that a terminal cannot show, instead of failing.
+
+    What is printed to an output that was closed before the start (`>&-`) goes nowhere.
+    """
+    if sys.stdout is None:
+        sys.stdout = _open_nowhere()
+    if sys.stderr is None:
+        sys.stderr = _open_nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _open_nowhere() -> TextIOWrapper:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open until the end
 
 
 def find_groups() -> dict[str, EntryPoint]:

@@ -372,8 +372,8 @@ def estimate_command(
 
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
-    configure_console_logging()
     degrade_output()
+    configure_console_logging()
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")
