@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isfunction
 from io import TextIOWrapper
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from excise.cli.output import CommandError, ExitCode, print_error
+from excise.cli.output import CommandError, ExitCode, discard_output, print_error
 from excise.errors import UserError
 from excise.logs import configure_console_logging
 from excise.redaction import redact
@@ -83,7 +84,8 @@ class ExciseGroup(TyperGroup):
             return int(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone; prevent the interpreter's error about it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output(sys.stdout)
+            discard_output(sys.stderr)
             return int(ExitCode.ERROR)
         except Exception as error:  # noqa: BLE001 - last resort: no traceback reaches a user
             return _fail_unexpectedly(error)
@@ -105,7 +107,7 @@ def degrade_output() -> None:
 
 
 def _open_nowhere() -> TextIOWrapper:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open until the end
+    return Path(os.devnull).open("w", encoding="utf-8")  # stays open until the end
 
 
 def find_groups() -> dict[str, EntryPoint]:

@@ -337,6 +337,21 @@ def test_a_terminal_without_a_character_shows_its_escape_and_nothing_fails() -> 
     assert done.stdout.decode("cp1252").strip() == r"86 % \u2192 3 %"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize("full", [">/dev/full", ">/dev/full 2>/dev/full"])
+def test_an_output_that_is_full_does_not_undo_what_was_written(full: str, tmp_path: Path) -> None:
+    folder = tmp_path / "examples"
+    script = f'exec "$0" -c "$1" examples --output "$2" {full}'
+    program = "from excise.cli.app import app; app()"
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, program, str(folder)], capture_output=True
+    )
+    assert done.returncode == 0
+    assert (folder / "reference.txt").is_file()
+    said = done.stderr.decode()
+    assert ("No space left" in said and f"it is in {folder}" in said) is ("2>" not in full)
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize(("command", "code"), [("version", 0), ("no-such-command", 1)])
 def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: int) -> None:
