@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isfunction
 from io import TextIOWrapper
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from excise.cli.output import CommandError, ExitCode, print_error
+from excise.cli.output import CommandError, ExitCode, discard_output, print_error
 from excise.errors import UserError
 from excise.logs import configure_console_logging
 from excise.redaction import redact
@@ -71,8 +72,8 @@ class ExciseGroup(TyperGroup):
         extra: dict[str, Any],
     ) -> int:
         """Run a command and return its exit code."""
-        configure_console_logging()
         degrade_output()
+        configure_console_logging()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -83,7 +84,8 @@ class ExciseGroup(TyperGroup):
             return int(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone; prevent the interpreter's error about it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output(sys.stdout)
+            discard_output(sys.stderr)
             return int(ExitCode.ERROR)
         except Exception as error:  # noqa: BLE001 - last resort: no traceback reaches a user
             return _fail_unexpectedly(error)
@@ -91,10 +93,21 @@ class ExciseGroup(TyperGroup):
 
 
 def degrade_output() -> None:
-    """Print an escape for characters that a terminal cannot show, instead of failing."""
+    """Print an escape for characters that a terminal cannot show, instead of failing.
+
+    What is printed to an output that was closed before the start (`>&-`) goes nowhere.
+    """
+    if sys.stdout is None:
+        sys.stdout = _open_nowhere()
+    if sys.stderr is None:
+        sys.stderr = _open_nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _open_nowhere() -> TextIOWrapper:
+    return Path(os.devnull).open("w", encoding="utf-8")  # stays open until the end
 
 
 def find_groups() -> dict[str, EntryPoint]:

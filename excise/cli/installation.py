@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from excise.cli.output import CommandError, print_line
+from excise.cli.output import CommandError, print_line, printed_after_work
 from excise.installation import EXAMPLES, find_version
 
 
@@ -21,7 +21,8 @@ def examples(
     if output.exists():
         raise CommandError(f"{output} exists already. Set --output to another folder.")
     shutil.copytree(EXAMPLES, output)
-    print_line(f"wrote {output}; its README.md says what is in it")
+    with printed_after_work(output):
+        print_line(f"wrote {output}; its README.md says what is in it")
 
 
 def version() -> None:

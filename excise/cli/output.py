@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -66,6 +69,33 @@ def print_error(message: str, param: str | None = None) -> None:
 def print_line(text: str) -> None:
     """Print one message to standard output and flush it."""
     print(text, file=sys.stdout, flush=True)
+
+
+@contextmanager
+def printed_after_work(output: Path) -> Iterator[None]:
+    """Go on where nobody reads what is printed, or its disk is full: all of it is in `output`.
+
+    So the exit code is that of the work, which is done.
+    """
+    try:
+        yield
+    except OSError as error:
+        discard_output(sys.stdout)
+        try:
+            message = f"the result could not be printed ({error.strerror}); it is in {output}"
+            print(clean(message), file=sys.stderr, flush=True)
+        except OSError:
+            discard_output(sys.stderr)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Send the stream to nowhere: what its buffer holds must not fail again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with suppress(OSError):  # a stream of a program, not of the system
+            os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli.group import degrade_output
-from excise.cli.output import clean
+from excise.cli.output import clean, printed_after_work
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
 from excise.redaction import redact
@@ -90,6 +90,7 @@ def apply_command(
     with _reported_errors():
         loaded = _check_verdict(patch.read_bytes(), rejected=rejected)
         left_out = apply_patch(loaded, base, output)
+    with printed_after_work(output):
         typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
         _say_left_out(left_out)
 
@@ -109,6 +110,7 @@ def revert_command(
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
         left_out = revert_patch(loaded, corrected, output)
+    with printed_after_work(output):
         typer.echo(f"wrote {output}: the base, bit for bit")
         _say_left_out(left_out)
 
@@ -261,6 +263,7 @@ def export_command(
             ),
             output,
         )
+    with printed_after_work(output):
         what = "a whole model" if done.rank is None else f"an adapter of rank {done.rank}"
         typer.echo(f"wrote {output}: {what}; {', '.join(done.files)}")
 
@@ -278,6 +281,7 @@ def fetch_command(
     home = Path(os.environ.get("EXCISE_HOME", ".excise"))
     with _reported_errors():
         folder = fetch_embedded_checkpoint(name, output or home / "models")
+    with printed_after_work(folder):
         typer.echo(str(folder))
 
 
@@ -372,8 +376,8 @@ def estimate_command(
 
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
-    configure_console_logging()
     degrade_output()
+    configure_console_logging()
     app = typer.Typer(no_args_is_help=True)
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")

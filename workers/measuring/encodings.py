@@ -1,16 +1,19 @@
 """Whether two checkpoints' tokenizers give texts the same ids, as figures per token need.
 
-One vocabulary is not enough: with another normalizer, other merges or no `<bos>`, the ids of the
-base's tokenizer are not what the other checkpoint reads.
+What counts is the ids that both give the texts measured. One vocabulary is not enough: with another
+normalizer, other merges or no `<bos>`, the ids of the base's tokenizer are not what the other
+checkpoint reads. And it is not needed: a token that no text holds may have another name. Where only
+ids are known, their tokens must be the same in both vocabularies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from workers.abilities.catalogue import ProbeSource
+from workers.abilities.catalogue import list_ordinary_tokens
 from workers.measuring.state import Unmeasured
 from workers.models.encoding import ChatTemplateError, cut_corpus, encode_chat, encode_text
 from workers.models.tokenizer import Tokenizer, copy_with_template
@@ -61,20 +64,15 @@ def find_mismatches(plan: CheckPlan, base: Tokenizer, other: Tokenizer) -> Misma
     """Return on which of the plan's texts figures per token cannot be compared, and why."""
     if other is base:
         return NO_MISMATCH
-    if moved := _count_moved_tokens(base, other):
-        by_vocabulary = Unmeasured(
-            reason=f"{moved} tokens of the base have another id, or none, in the other "
-            "checkpoint's vocabulary: figures per token cannot be compared"
-        )
-        return Mismatches(
-            corpus=None if plan.corpus is None else by_vocabulary,
-            reference=None if plan.reference is None else by_vocabulary,
-            abilities=by_vocabulary if plan.abilities else None,
-        )
+    moved = _find_moved_tokens(base, other)
+    corpus = _is_text_read_otherwise(plan.corpus_text, plan.corpus, other, moved)
+    reference = _is_text_read_otherwise(plan.reference_text, plan.reference, other, moved)
+    abilities = _are_probes_read_otherwise(plan, other, moved)
+    why = _describe_moved_tokens(len(moved)) if moved else OTHER_IDS
     return Mismatches(
-        corpus=_compare_windows(plan.corpus_text, plan.corpus, other),
-        reference=_compare_windows(plan.reference_text, plan.reference, other),
-        abilities=_compare_probes(plan.probe_source, other),
+        corpus=why if corpus else None,
+        reference=why if reference else None,
+        abilities=why if abilities else None,
     )
 
 
@@ -83,34 +81,45 @@ def is_encoded_otherwise(texts: Iterable[str], base: Tokenizer, other: Tokenizer
     return any(encode_text(base, text) != encode_text(other, text) for text in texts)
 
 
-def _count_moved_tokens(base: Tokenizer, other: Tokenizer) -> int:
-    """Return how many of the base's tokens have another id, or none, in the other vocabulary."""
+def _find_moved_tokens(base: Tokenizer, other: Tokenizer) -> set[int]:
+    """Return the ids of the base's tokens that have another, or none, in the other vocabulary."""
     theirs = other.get_vocab()
-    return sum(theirs.get(token) != id_ for token, id_ in base.get_vocab().items())
+    return {id_ for token, id_ in base.get_vocab().items() if theirs.get(token) != id_}
 
 
-def _compare_windows(
-    text: CorpusText | None, windows: Windows | None, other: Tokenizer
-) -> Unmeasured | None:
+def _describe_moved_tokens(count: int) -> Unmeasured:
+    return Unmeasured(
+        reason=f"{count} tokens of the base have another id, or none, in the other checkpoint's "
+        "vocabulary, which changes what it reads here: figures per token cannot be compared"
+    )
+
+
+def _is_text_read_otherwise(
+    text: CorpusText | None, windows: Windows | None, other: Tokenizer, moved: set[int]
+) -> bool:
+    """Return whether `other` cuts the text otherwise; without it, whether any of `moved` occurs."""
     if text is None:
-        return None
+        return not moved.isdisjoint(chain.from_iterable(windows or ()))
     try:
-        is_same = text.cut(other) == windows
+        return text.cut(other) != windows
     except ValueError:  # it fills no window any more
-        is_same = False
-    return None if is_same else OTHER_IDS
+        return True
 
 
-def _compare_probes(source: ProbeSource | None, other: Tokenizer) -> Unmeasured | None:
-    if source is None:
-        return None
-    base, probes = source.tokenizer, list(source.draw_probes())
-    users = (probe.user for probe in probes if probe.user is not None)
-    if is_encoded_otherwise((probe.text for probe in probes), base, other) or any(
+def _are_probes_read_otherwise(plan: CheckPlan, other: Tokenizer, moved: set[int]) -> bool:
+    """Return whether a probe has other ids by `other`, or is made of ids and may hold `moved`."""
+    probes = chain.from_iterable(plan.abilities.values())
+    if any(not moved.isdisjoint(probe.sample.token_ids) for probe in probes):
+        return True
+    if (source := plan.probe_source) is None:
+        return False
+    base, drawn = source.tokenizer, list(source.draw_probes())
+    if any(probe.token_ids for probe in drawn) and not moved.isdisjoint(list_ordinary_tokens(base)):
+        return True  # the next probe may be drawn from them
+    users = (probe.user for probe in drawn if probe.user is not None)
+    return is_encoded_otherwise((probe.text for probe in drawn), base, other) or any(
         _is_chat_encoded_otherwise(user, base, other) for user in users
-    ):
-        return OTHER_IDS
-    return None
+    )
 
 
 def _is_chat_encoded_otherwise(user: str, base: Tokenizer, other: Tokenizer) -> bool:

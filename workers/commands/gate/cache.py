@@ -1,7 +1,8 @@
 """What was measured of a base, kept in a folder: the second run of a configuration takes it up.
 
-A file holds its own SHA-256. One that does not match it, or cannot be read, counts as absent: what
-it stood for is measured anew. Nothing in a file is executed.
+A file begins with the SHA-256 of its key and of what it holds. One that does not match, as under
+another key's name, or cannot be read, counts as absent: what it stood for is measured anew. Nothing
+in a file is executed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from workers.measuring.state import ModelState
 
 logger = logging.getLogger(__name__)
 
-FORMAT = b"excise-figures 1 "
+FORMAT = b"excise-figures 2 "
 """Before the hash that begins a file; changes whenever the layout does."""
 
 SUFFIX = ".figures"
@@ -75,15 +76,15 @@ class FigureCache:
         self._write(key, figures.model_dump_json().encode())
 
     def _read(self, key: str) -> bytes | None:
-        """Return what a file holds, if its hash says that it is what was written."""
+        """Return what a file holds, if its hash says that it was written under this key."""
         try:
             content = (self._folder / f"{key}{SUFFIX}").read_bytes()
         except OSError:
             return None
         start = len(FORMAT) + _DIGEST_CHARACTERS
         payload = content[start:]
-        if content[:start] != FORMAT + _digest(payload):
-            logger.warning("kept figures %s are damaged", key)
+        if content[:start] != FORMAT + _digest(key, payload):
+            logger.warning("kept figures %s are damaged, or of another key", key)
             return None
         return payload
 
@@ -94,15 +95,16 @@ class FigureCache:
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(FORMAT + _digest(payload))
+                file.write(FORMAT + _digest(key, payload))
                 file.write(payload)
             temporary.replace(self._folder / f"{key}{SUFFIX}")
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _digest(payload: bytes) -> bytes:
-    return hashlib.sha256(payload).hexdigest().encode()
+def _digest(key: str, payload: bytes) -> bytes:
+    """Return the hash of a key and what is kept under it; a key holds no zero byte."""
+    return hashlib.sha256(key.encode() + b"\0" + payload).hexdigest().encode()
 
 
 def _encode(figures: KeptFigures) -> bytes:

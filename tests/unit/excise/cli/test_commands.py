@@ -337,6 +337,32 @@ def test_a_terminal_without_a_character_shows_its_escape_and_nothing_fails() -> 
     assert done.stdout.decode("cp1252").strip() == r"86 % \u2192 3 %"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize("full", [">/dev/full", ">/dev/full 2>/dev/full"])
+def test_an_output_that_is_full_does_not_undo_what_was_written(full: str, tmp_path: Path) -> None:
+    folder = tmp_path / "examples"
+    script = f'exec "$0" -c "$1" examples --output "$2" {full}'
+    program = "from excise.cli.app import app; app()"
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, program, str(folder)], capture_output=True
+    )
+    assert done.returncode == 0
+    assert (folder / "reference.txt").is_file()
+    said = done.stderr.decode()
+    assert ("No space left" in said and f"it is in {folder}" in said) is ("2>" not in full)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("version", 0), ("no-such-command", 1)])
+def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: int) -> None:
+    script = f'exec "$0" -c "$1" {command} {closed}'
+    program = "from excise.cli.app import app; app()"
+    done = subprocess.run(["sh", "-c", script, sys.executable, program], capture_output=True)
+    assert done.returncode == code
+    assert b"AttributeError" not in done.stderr
+    assert (b"no-such-command" in done.stderr) is (code == 1 and "2>" not in closed)
+
+
 def test_the_audit_log_is_one_object_a_line(service: FakeService, url: str) -> None:
     service.changes = ["job.submit", "key.create", "job.submit"]
     result = run("audit-log", "--after", "1", "--url", url)

@@ -185,7 +185,7 @@ def test_responses_stay_inside_their_blocks() -> None:
     assert "\u202e" not in text
 
 
-@pytest.mark.parametrize("field", ["sentence", "note", "remedy", "unmeasured"])
+@pytest.mark.parametrize("field", ["sentence", "note", "remedy", "unmeasured", "unit"])
 def test_words_of_a_gate_are_literal_and_stay_in_their_cell(field: str) -> None:
     gate = LOST.model_copy(update={field: HOSTILE})
     text = render_comment(build(gate), OPTIONS)
@@ -204,12 +204,24 @@ def test_names_of_checkpoints_are_code(name: str) -> None:
     assert "\n# y" not in text
 
 
+def test_hashes_are_literal() -> None:
+    for hostile in ("[x](//e.g)", "@all #1 <b>", "</sub>\n\n/close"):
+        model = ModelIdentity(id="m", sha256=hostile)
+        text = render_comment(build(KL, model=model, against=model), OPTIONS)
+        last = text.rstrip("\n").split("\n")[-1]
+        assert last.startswith("<sub>`m` ")
+        inside = last.removeprefix("<sub>").removesuffix("</sub>")
+        assert not re.search(r"(?<!\\)[<>\[\]]|@all|#1", inside)
+
+
 def test_secrets_are_taken_out_of_every_text() -> None:
     secret = "tok_12345"
     words = dict.fromkeys(("sentence", "note", "remedy", "unmeasured"), f"it is {secret}")
+    words |= {"unit": secret, "name": secret}
     report = build(
         LOST.model_copy(update=words),
-        model=ModelIdentity(id=secret, sha256="c" * 64),
+        model=ModelIdentity(id=secret, sha256=secret),
+        notes=["n" * (RESPONSE_CHARACTERS - len(secret) // 2) + secret],
         against=ModelIdentity(id=secret, sha256="b" * 64),
         examples=[build_example(f"{secret} {'x' * 2000}")],
         comparison=RunComparison(
@@ -218,6 +230,7 @@ def test_secrets_are_taken_out_of_every_text() -> None:
     )
     text = render_comment(report, OPTIONS, lambda part: part.replace(secret, "***"))
     assert secret not in text
+    assert secret[: len(secret) // 2] not in text
     assert "***" in text
 
 
@@ -227,8 +240,59 @@ def test_it_fits_whatever_there_is_to_tell() -> None:
     examples = [build_example("`" * 50_000) for _ in range(9)]
     text = render_comment(build(*gates, examples=examples), OPTIONS)
     assert len(text) <= MOST_CHARACTERS
-    assert "And 30 more" in text
+    rows = text.count("\n| `g")
+    assert rows > 20
+    assert f"And {60 - rows} more, which the report lists." in text
     strip_fences(text)
+
+
+WIDE = "\U000e0001<@`|" * 300
+"""Characters that take most room once they are escaped."""
+
+
+def build_wide(number: int, **changes: Any) -> GateResult:
+    words = dict.fromkeys(("sentence", "note", "remedy", "unit"), WIDE)
+    return KL.model_copy(update={"name": f"g{number} {WIDE}", "ci_low": 0.01, **words, **changes})
+
+
+@pytest.mark.parametrize("noted", ["a note of some length, as they are " * 4, WIDE])
+@pytest.mark.parametrize("gates", [0, 1, 30, 400])
+@pytest.mark.parametrize("is_met", [True, False])
+def test_it_fits_whatever_is_long(noted: str, gates: int, is_met: bool) -> None:
+    met = {"value": 0.01, "passed": True} if is_met else {}
+    model = ModelIdentity(id=WIDE, sha256=WIDE)
+    change = FigureChange(name=WIDE, trend=Trend.WORSE, is_clear=True, earlier=1e300, now=-1e300)
+    comparison = RunComparison(model=model, outcome="passed", caution=WIDE, changes=[change] * 400)
+    report = build(
+        *(build_wide(number, **met) for number in range(gates)),
+        notes=[noted] * 400,
+        model=model,
+        against=model,
+        comparison=comparison,
+        examples=[build_example(WIDE)] * 9,
+        versions={"excise": WIDE},
+    )
+    links = ((WIDE, "https://ci.example/" + "a" * 900),) * 10
+    text = render_comment(report, CommentOptions("i" * 64, links))
+    assert len(text) <= MOST_CHARACTERS
+    left = re.search(r"\nAnd (\d+) more notes, which the report lists\.\n", text)
+    assert left
+    if gates > 1:
+        assert re.search(r"\nAnd \d+ more, which the report lists\.\n", text)
+        assert is_met or f"{gates} of {gates} gates are not met." in text
+
+
+def test_gates_that_are_not_met_have_room_before_anything_else() -> None:
+    gates = [KL.model_copy(update={"name": f"g{number}"}) for number in range(30)]
+    text = render_comment(build(*gates, MET, notes=["a note " * 60] * 400), OPTIONS)
+    assert len(text) <= MOST_CHARACTERS
+    assert text.count("\n| `g") == 30
+    assert re.search(r"\nAnd \d+ more notes, which the report lists\.\n", text)
+
+
+def test_too_many_links_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 10 links, not 11"):
+        CommentOptions(links=(("a", "https://x/"),) * 11)
 
 
 def test_responses_are_cut_and_may_be_left_out() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -63,6 +65,29 @@ def test_apply_then_revert_gives_the_base_back(
     assert result.stdout == f"wrote {back}: the base, bit for bit\n"
     for file in checkpoint.iterdir():
         assert (back / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_was_written_counts_where_it_cannot_be_printed(
+    checkpoint: Path, patch_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "fetch_embedded_checkpoint", lambda name, folder: folder)
+    base, corrected = ("--base", checkpoint, "--patch", patch_file), tmp_path / "corrected"
+    back = ("revert", "--corrected", corrected, "--patch", patch_file)
+    monkeypatch.setattr("workers.commands.app.typer.echo", fail_to_print)
+    for result in (
+        patch("apply", *base, "--output", corrected),
+        patch(*back, "--output", tmp_path / "back"),
+        run(export_commands, *base, "--output", tmp_path / "adapter"),
+        run(whole_app(), "models", "fetch", "small", "--output", tmp_path / "small"),
+    ):
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "could not be printed (No space left on device)" in result.stderr
+    assert compute_checkpoint_sha256(tmp_path / "back") == compute_checkpoint_sha256(checkpoint)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def fail_to_print(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_inspect_says_what_a_patch_is_for(checkpoint: Path, patch_file: Path) -> None:

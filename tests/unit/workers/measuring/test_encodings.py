@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tokenizers import Tokenizer as TokenizerBackend
 from tokenizers import normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -108,10 +110,58 @@ def test_chats_are_compared_through_the_bases_template() -> None:
     assert find_mismatches(plan, build_base(), other) == Mismatches(abilities=OTHER_IDS)
 
 
-def test_another_vocabulary_is_named_as_such_for_what_is_asked() -> None:
-    enlarged = build_base()
-    enlarged.add_tokens(["extra"])
-    found = find_mismatches(replace(build_plan(), reference=None), enlarged, build_base())
+def build_base_with(token: str) -> PreTrainedTokenizerFast:
+    tokenizer = build_base()
+    tokenizer.add_tokens([token], special_tokens=True)
+    return tokenizer
+
+
+def swap_tokens(first: str, second: str) -> PreTrainedTokenizerFast:
+    """Return the base's tokenizer with the ids of two tokens exchanged."""
+    tokenizer = build_base()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    ids = state["model"]["vocab"]
+    ids[first], ids[second] = ids[second], ids[first]
+    swapped = TokenizerBackend.from_str(json.dumps(state))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=swapped,
+        bos_token=tokenizer.bos_token,
+        unk_token=tokenizer.unk_token,
+        chat_template=TEMPLATE,
+    )
+
+
+def test_a_reserved_token_with_another_name_does_no_harm() -> None:
+    base, other = build_base_with("<reserved_0>"), build_base_with("<tool>")
+    assert base.get_vocab()["<reserved_0>"] == other.get_vocab()["<tool>"]
+    assert find_mismatches(build_plan(), base, other) == NO_MISMATCH
+    baseline = Baseline(build_plan(), as_loaded(build_tiny_model(), tokenizer=base))
+    state = baseline.measure(as_loaded(build_tiny_model(), tokenizer=other))
+    for figure in (state.perplexity, state.divergence, state.abilities):
+        assert figure is not None
+        assert not isinstance(figure, Unmeasured)
+
+
+def test_tokens_that_occur_and_have_each_others_ids_are_named_as_such() -> None:
+    found = find_mismatches(build_plan(), build_base(), swap_tokens("w2", "w3"))
     assert isinstance(found.corpus, Unmeasured)
-    assert "1 tokens of the base have another id" in found.corpus.reason
-    assert (found.reference, found.abilities) == (None, found.corpus)
+    assert "2 tokens of the base have another id" in found.corpus.reason
+    assert (found.reference, found.abilities) == (found.corpus, found.corpus)
+    unused = swap_tokens("w60", "w61")
+    assert find_mismatches(build_plan(), build_base(), unused) == NO_MISMATCH
+
+
+def test_ids_without_a_text_are_compared_by_the_vocabulary() -> None:
+    plan = replace(build_plan(), corpus_text=None, reference_text=None, probe_source=None)
+    found = find_mismatches(plan, build_base(), swap_tokens("w2", "w3"))
+    assert None not in (found.corpus, found.reference, found.abilities)
+    assert find_mismatches(plan, build_base(), swap_tokens("w60", "w61")) == NO_MISMATCH
+
+
+def test_random_tokens_may_be_any_ordinary_ones() -> None:
+    kind = SliceKind("own", Area.COPYING, "do it", lambda source: Probe((), token_ids=(1, 2, 3)), 1)
+    plan = replace(build_plan(kind), corpus_text=None, reference_text=None)
+    found = find_mismatches(plan, build_base(), swap_tokens("w60", "w61"))
+    assert isinstance(found.abilities, Unmeasured)
+    base, other = build_base_with("<reserved_0>"), build_base_with("<tool>")
+    assert find_mismatches(plan, base, other) == NO_MISMATCH

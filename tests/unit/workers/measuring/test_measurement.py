@@ -22,6 +22,7 @@ from tests.tiny import (
     select_neurons,
 )
 from tests.unit.workers.gates.limits import LIMITS
+from tests.unit.workers.measuring.test_encodings import swap_tokens
 from workers.abilities.catalogue import SLICES
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.state import Abilities
@@ -299,17 +300,19 @@ def test_what_the_listener_raises_goes_through() -> None:
 
 
 def test_another_vocabulary_makes_figures_per_token_incomparable() -> None:
-    other = build_tiny_tokenizer()
-    other.add_tokens(["extra"])  # a larger vocabulary with the same ids is none
-    enlarged = LoadedModel(build_tiny_model(), other, LLAMA, 0)
-    baseline = Baseline(PLAN, enlarged)
-    state = baseline.measure(subject())
+    first, second = TEXT[0][:2]
+    other = swap_tokens(f"w{first}", f"w{second}")
+    state = Baseline(PLAN, subject()).measure(LoadedModel(build_tiny_model(), other, LLAMA, 0))
     assert isinstance(state.perplexity, Unmeasured)
     assert isinstance(state.divergence, Unmeasured)
     assert "vocabulary" in state.perplexity.reason
     assert isinstance(state.responses[GatedSet.GENERAL], Responses)
-    same = Baseline(PLAN, subject()).measure(enlarged)
-    assert isinstance(same.divergence, TextDivergences)
+    larger = build_tiny_tokenizer()
+    larger.add_tokens(["extra"])  # a larger vocabulary with the same ids is none
+    enlarged = LoadedModel(build_tiny_model(), larger, LLAMA, 0)
+    for base, judged in ((subject(), enlarged), (enlarged, subject())):
+        same = Baseline(PLAN, base).measure(judged)
+        assert isinstance(same.divergence, TextDivergences)
 
 
 def test_text_beyond_the_context_is_not_measured() -> None:
@@ -396,7 +399,8 @@ def test_abilities_are_measured_of_both_states_slice_by_slice() -> None:
 
 
 def test_abilities_of_another_vocabulary_are_unmeasured() -> None:
-    words = {token: id_ for token, id_ in TOKENIZER.get_vocab().items() if token != "w50"}
+    lost = max(PROBES["lists"][0].sample.token_ids)
+    words = {token: id_ for token, id_ in TOKENIZER.get_vocab().items() if id_ != lost}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     other = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")
     changed = LoadedModel(build_tiny_model(), other, LLAMA, 0)

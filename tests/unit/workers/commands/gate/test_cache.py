@@ -116,30 +116,44 @@ def test_another_candidate_meets_the_same_figures(work: Workplace) -> None:
     assert kl.value == pytest.approx(0, abs=1e-6)
 
 
-def damage_nothing_but_the_end(content: bytes) -> bytes:
+def damage_nothing_but_the_end(content: bytes, key: str) -> bytes:
     return content[:-1]
 
 
-def flip(content: bytes) -> bytes:
+def flip(content: bytes, key: str) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def sign_rubbish(content: bytes) -> bytes:
+def sign_rubbish(content: bytes, key: str) -> bytes:
     payload = b"no safetensors"
-    return FORMAT + hashlib.sha256(payload).hexdigest().encode() + payload
+    return FORMAT + hashlib.sha256(key.encode() + b"\0" + payload).hexdigest().encode() + payload
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_nothing_but_the_end, flip, sign_rubbish, lambda content: b""]
+    "damage", [damage_nothing_but_the_end, flip, sign_rubbish, lambda content, key: b""]
 )
 def test_damaged_figures_are_measured_anew(
-    work: Workplace, damage: Callable[[bytes], bytes]
+    work: Workplace, damage: Callable[[bytes, str], bytes]
 ) -> None:
     first = work.run()
     for path in work.files:
-        path.write_bytes(damage(path.read_bytes()))
+        path.write_bytes(damage(path.read_bytes(), path.stem))
     assert strip(work.run()) == first
+    assert not work.was_hit
+    work.run()
+    assert work.was_hit
+
+
+def test_figures_under_another_keys_name_are_measured_anew(work: Workplace) -> None:
+    work.run()
+    (others,) = work.files
+    change_weights(work)
+    without = work.run(cached=False)
+    work.run()
+    (own,) = set(work.files) - {others}
+    own.write_bytes(others.read_bytes())
+    assert strip(work.run()) == without
     assert not work.was_hit
     work.run()
     assert work.was_hit
