@@ -30,10 +30,17 @@ _LAST_BYTES_SECONDS = 0.5
 _FAILURES = (aiohttp.ClientError, OSError)  # OSError includes timeouts
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Largest answer that is not streamed; 16,000 tokens with 20 log probabilities each take a third.
+Chosen by hand."""
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Largest event of a stream, which is kept until its end arrives. Chosen by hand."""
 _REFUSALS = frozenset({400, 413, 422})
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
 # with the start of its line, because text in JSON cannot contain a line break
 _END = b"\ndata: [DONE]"
+_EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
+_TAIL_BYTES = 2  # of an end, what may have arrived before
 
 
 class UpstreamError(Exception):
@@ -74,7 +81,7 @@ class Upstream:
         """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
         response = await self._send(target, path, body)
         try:
-            content = await response.read()
+            content = await _read_answer(response)
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         finally:
@@ -135,7 +142,9 @@ class UpstreamStream:
     def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
         self._response = response
         self._target = target
-        self._pending = b""
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._tail = b""
         self._first = b""
         self._is_over = False
 
@@ -174,15 +183,40 @@ class UpstreamStream:
             self._response.release()
 
     async def _read_events(self) -> bytes:
-        """Return the next complete events, as many as have arrived; empty at the end."""
+        """Return the next complete events, as many as have arrived; empty at the end.
+
+        Raises `UpstreamAwayError`, also for an event of more than `_MAX_EVENT_BYTES`.
+        """
         try:
             while chunk := await self._response.content.readany():
-                whole, mark, self._pending = (self._pending + chunk).rpartition(b"\n\n")
-                if mark:
-                    return rename_model(whole + mark, self._target)
+                if events := self._add(chunk):
+                    return rename_model(events, self._target)
+                if self._pending_bytes > _MAX_EVENT_BYTES:
+                    raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         return b""
+
+    def _add(self, chunk: bytes) -> bytes:
+        """Keep what has arrived, and return the events that it completes.
+
+        Only its own bytes are searched, so that a long event does not cost the square of its size.
+        """
+        seen = self._tail + chunk
+        end = max(seen.rfind(mark) + len(mark) if mark in seen else 0 for mark in _EVENT_ENDS)
+        if not end:
+            self._keep(chunk, seen)
+            return b""
+        end -= len(self._tail)
+        events = b"".join([*self._pending, chunk[:end]])
+        self._pending, self._pending_bytes = [], 0
+        self._keep(chunk[end:], chunk[end:])
+        return events
+
+    def _keep(self, chunk: bytes, seen: bytes) -> None:
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        self._tail = seen[-_TAIL_BYTES:]
 
 
 def rename_model(content: bytes, target: Target) -> bytes:
@@ -206,6 +240,20 @@ def _build_headers(target: Target) -> dict[str, str]:
     if target.pool.api_key is not None:
         headers["Authorization"] = f"Bearer {target.pool.api_key.get_secret_value()}"
     return headers
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+    """Return the whole body. Raises `UpstreamRefusalError` if it is larger than allowed."""
+    pieces, size = [], 0
+    while chunk := await response.content.readany():
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > _MAX_ANSWER_BYTES:
+            raise UpstreamRefusalError(
+                f"Its answer has more than {_MAX_ANSWER_BYTES} bytes. Ask for fewer tokens, "
+                "choices or log probabilities, or for a stream."
+            )
+    return b"".join(pieces)
 
 
 async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> UpstreamError:

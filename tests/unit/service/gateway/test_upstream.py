@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.gateway import upstream as gateway_upstream
 from service.gateway.routing import Target
 from service.gateway.upstream import (
     Upstream,
@@ -144,13 +145,46 @@ def build_stream(content: bytes) -> bytes:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, len(EVENTS + END) - 1), max_size=8, unique=True))
-def test_events_survive_any_cut(cuts: list[int]) -> None:
-    content = EVENTS + END
+@given(
+    st.lists(st.integers(1, len(EVENTS + END) - 1), max_size=8, unique=True),
+    st.sampled_from([b"\n", b"\r\n"]),
+)
+def test_events_survive_any_cut(cuts: list[int], line_end: bytes) -> None:
+    content = (EVENTS + END).replace(b"\n", line_end)
     edges = [0, *sorted(cuts), len(content)]
     pieces = [content[a:b] for a, b in pairwise(edges)]
     expected = content.replace(b"mv_1.abcd", b"mv_1")
     assert read(pieces) == expected
+
+
+class Chunk(bytes):
+    """A part of a body that counts how many bytes it is appended to."""
+
+    before = 0
+
+    def __radd__(self, other: bytes) -> bytes:
+        Chunk.before += len(other)
+        return bytes(other) + bytes(self)
+
+
+def test_a_long_event_is_put_together_once() -> None:
+    pieces = [Chunk(b"data: "), *[Chunk(b"x" * 100)] * 1000, Chunk(b"\n"), Chunk(b"\n" + END)]
+    assert read(pieces) == b"".join(pieces)
+    assert Chunk.before <= 2 * len(pieces)
+
+
+def test_too_long_an_event_breaks_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_upstream, "_MAX_EVENT_BYTES", 10)
+    assert read([EVENTS, END[:9], END[9:]]) == (EVENTS + END).replace(b"mv_1.abcd", b"mv_1")
+    with pytest.raises(UpstreamBrokenError, match="more than 10 bytes"):
+        read([EVENTS, b"data: ", b"xxxxx", b"\n\n", END])
+
+
+def test_too_long_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_upstream, "_MAX_ANSWER_BYTES", 10)
+    ask(Server(build_answer(200, b"x" * 10)), ask_whole)
+    with pytest.raises(UpstreamRefusalError, match="more than 10 bytes"):
+        ask(Server(build_answer(200, b"x" * 11)), ask_whole)
 
 
 def test_a_text_that_looks_like_the_end_mark_is_not_the_end() -> None:
