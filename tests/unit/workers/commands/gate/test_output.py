@@ -94,6 +94,11 @@ def test_junit_has_a_case_a_gate() -> None:
     assert "no <prompts>" in (error.get("message") or "")
 
 
+def test_junit_can_be_read_whatever_the_suite_is_called() -> None:
+    (suite,) = ElementTree.fromstring(render_junit([MET], "a\x00\x1b[31m <b>"))
+    assert suite.get("name") == "a⟨U+0000⟩⟨U+001B⟩[31m <b>"
+
+
 def test_one_line_says_value_interval_limit_and_unit() -> None:
     line = describe_gate(MET)
     assert line == "value 0.05 (95 % 0.01 … 0.2), limit ≤ 0.1 relative"
