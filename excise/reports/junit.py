@@ -19,7 +19,7 @@ def render_junit(gates: Sequence[GateResult], suite_name: str, notes: Sequence[s
     failures = [gate for gate in gates if gate.value is not None and not gate.passed]
     suite = ElementTree.Element(
         "testsuite",
-        name=suite_name,
+        name=visible_text(suite_name),
         tests=str(len(gates)),
         failures=str(len(failures)),
         errors=str(len(errors)),

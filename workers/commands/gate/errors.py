@@ -1,6 +1,8 @@
-"""What `excise gate` refuses: a configuration, or a checkpoint that does not stay as it is."""
+"""What `excise gate` refuses: a configuration, a folder, a checkpoint that changes meanwhile."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class GateConfigError(ValueError):
@@ -16,4 +18,15 @@ class CheckpointChangedError(RuntimeError):
             f"{name} was changed while it was measured ({how}), so that no figure can be told to "
             "be this checkpoint's. Nothing was written. Judge a copy, or a folder that nobody "
             "writes to any more."
+        )
+
+
+class OutputNotClearedError(OSError):
+    """Files in the output folder cannot be removed, as on a disk that can only be read."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        """`why` is what the system says."""
+        super().__init__(
+            f"{folder} cannot be cleared ({why}): gate.json, gate.md and gate.xml of an earlier "
+            "run may remain there, and say nothing of this one. Give another --output."
         )

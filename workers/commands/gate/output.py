@@ -7,21 +7,32 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from workers.commands.gate.errors import OutputNotClearedError
+
 JSON_NAME, MARKDOWN_NAME, JUNIT_NAME = "gate.json", "gate.md", "gate.xml"
 NAMES = (JSON_NAME, MARKDOWN_NAME, JUNIT_NAME)
 
 
 def clear_output(folder: Path) -> None:
-    """Remove an earlier run's files, so that none can be taken for this run's. Raises `OSError`."""
+    """Remove an earlier run's files, so that none can be taken for this run's.
+
+    Raises `OutputNotClearedError` if one cannot be removed, after the others.
+    """
+    failure = None
     for name in NAMES:
-        (folder / name).unlink(missing_ok=True)
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise OutputNotClearedError(folder, failure.strerror or str(failure)) from failure
 
 
 def write_output(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write every file of `NAMES`, gate.json last: where it is, the others are complete.
 
     Each appears under its name only when it is whole. Nothing is left when one cannot be written.
-    Raises `OSError`.
+    Raises `OSError`, among them `OutputNotClearedError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -45,7 +45,8 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     """Measure both checkpoints, write gate.json, gate.md and gate.xml, and return the report.
 
     Files of an earlier run are removed before anything else, unless the run was given one of them.
-    Raises `GateConfigError` and what `compare_checkpoints` raises; then no file is written.
+    Raises `GateConfigError`, `OSError` and what `compare_checkpoints` raises; then no file is
+    written, and with `OutputNotClearedError` those of an earlier run may remain.
     """
     _spare_inputs(run)
     clear_output(run.output)

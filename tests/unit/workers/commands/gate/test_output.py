@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +19,7 @@ from excise.reports.token_limits import TokenLimitUse, describe_token_limits
 from excise.reports.wording import describe_gate
 from tests.unit.workers.reports.reports import ability
 from workers.commands.gate import output
+from workers.commands.gate.errors import OutputNotClearedError
 from workers.commands.gate.output import NAMES, clear_output, write_output
 from workers.gates.abilities import judge_abilities
 from workers.reports.gate_examples import GateExample
@@ -92,6 +95,11 @@ def test_junit_has_a_case_a_gate() -> None:
     (error,) = lost
     assert error.tag == "error"
     assert "no <prompts>" in (error.get("message") or "")
+
+
+def test_junit_can_be_read_whatever_the_suite_is_called() -> None:
+    (suite,) = ElementTree.fromstring(render_junit([MET], "a\x00\x1b[31m <b>"))
+    assert suite.get("name") == "a⟨U+0000⟩⟨U+001B⟩[31m <b>"
 
 
 def test_one_line_says_value_interval_limit_and_unit() -> None:
@@ -179,6 +187,25 @@ def test_nothing_is_left_when_one_file_cannot_be_written(
     with pytest.raises(OSError, match="disk full"):
         write_output(tmp_path, FILES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", NAMES)
+def test_files_that_cannot_be_removed_are_said_to_remain(
+    kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_output(tmp_path, FILES)
+    unlink = Path.unlink
+
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == kept:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    words = rf"{tmp_path} cannot be cleared \(Read-only file system\): .* may remain there"
+    with pytest.raises(OutputNotClearedError, match=words):
+        clear_output(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [kept]
 
 
 def test_lost_abilities_are_named_in_every_file() -> None:
