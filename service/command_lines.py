@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+HEAD_BYTES = 65_536
+"""Of a request's line and headers together."""
+
 HEADER_LIMITS = (
     *("--http", "service.connections:PunctualProtocol"),
-    *("--h11-max-incomplete-event-size", "65536"),
+    *("--h11-max-incomplete-event-size", str(HEAD_BYTES)),
 )
 """Options of uvicorn: a request's line and headers together, in seconds and in bytes; of its own
 protocols httptools knows no limit, and none knows a deadline."""

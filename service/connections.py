@@ -10,6 +10,8 @@ from typing import Any, ClassVar, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.command_lines import HEAD_BYTES
+
 MOST_HEADERS = 100
 """Lines of a request's head, or of what follows a chunked body; each costs the event loop 30 µs.
 As many as Apache takes."""
@@ -26,9 +28,6 @@ MOST_CHUNK_LINE_BYTES = 256
 
 PIECES_A_TURN = 64
 """Pieces that are read before others have their turn: 5 ms."""
-
-HEAD_BYTES = 65_536
-"""A request's line and headers together, unless uvicorn's option says otherwise."""
 
 LINGER_SECONDS = 5.0
 """How long a client that was answered before it had sent everything has to read the answer."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from excise.logs import bind_log_fields
+from service.addresses import find_address
 from service.audit.origin import Origin, set_origin
 from service.keys.operations import Identity
 
@@ -29,18 +29,10 @@ class RequestOrigin:
         """Serve one request with its origin set."""
         identity = scope.get("state", {}).get("identity")
         if isinstance(identity, Identity):
-            set_origin(Origin(identity.key_id, find_source(scope)))
+            address = find_address(scope)
+            set_origin(Origin(identity.key_id, None if address is None else str(address)))
             bind_log_fields(tenant_id=identity.tenant_id, **_find_ids(scope["path"]))
         await self._app(scope, receive, send)
-
-
-def find_source(scope: Scope) -> str | None:
-    """Return the caller's address; None for a socket's path, or what a proxy took for one."""
-    client = scope.get("client")
-    try:
-        return str(ip_address(client[0])) if client else None
-    except ValueError:
-        return None
 
 
 def _find_ids(path: str) -> dict[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 
 from fastapi import APIRouter, Request, Response
 from fastapi.security.utils import get_authorization_scheme_param
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.addresses import find_address
 from service.context import Context
 from service.errors import ForbiddenError, UnauthorizedError
 from service.settings import Settings
@@ -48,7 +48,5 @@ def _is_loopback(request: Request) -> bool:
     """
     if not _FORWARDED.isdisjoint(request.headers):
         return False
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:  # a socket's path, or none
-        return False
+    address = find_address(request.scope)
+    return address is not None and address.is_loopback

@@ -1,10 +1,10 @@
-"""The address that the audit log keeps of a request."""
+"""The address that the audit log keeps of a request, and that opens `/metrics`."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.audit.requests import find_source
+from service.addresses import find_address
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,5 @@ from service.audit.requests import find_source
 def test_a_source_is_an_address_or_nothing(
     client: tuple[str, int] | None, source: str | None
 ) -> None:
-    assert find_source({"type": "http", "client": client}) == source
+    address = find_address({"type": "http", "client": client})
+    assert (None if address is None else str(address)) == source
