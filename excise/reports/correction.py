@@ -165,6 +165,12 @@ class SearchStep(ReportModel):
     """Behaviour → relative fall of its undesiredness on the tuning prompts."""
     gain: float
     """Mean of the gains."""
+    attained: dict[str, float] = Field(default_factory=dict)
+    """Behaviour → its effect on the tuning prompts as a share of what the search wants, which is
+    what the gates ask plus a margin; empty in older reports."""
+    emphasis: dict[str, float] = Field(default_factory=dict)
+    """Behaviour → how much its benefit counted in the ranking, relative to the others; empty if all
+    counted the same."""
     perplexity: float
     """Perplexity of tuning windows of the corpus, or of the tuning part of the reference text."""
     perplexity_increase: float

@@ -29,8 +29,8 @@ over budget do not count: when they did, a run of the demo's job ended after its
 second without a rise but the first of them within budget (benchmarks/RESULTS.md)."""
 
 LEAST_RISE = 0.01
-"""Smallest rise of the mean gain, a share in [0, 1], that counts as one. Chosen by hand; not
-measured."""
+"""Smallest rise of the mean gain, or of what the behaviour furthest from its wanted effect attained
+of it, that counts as one; both are shares. Chosen by hand; not measured."""
 
 FAILED_TRIES = 2
 """After this many trials over budget, each with more components than any trial within it, the
@@ -149,10 +149,11 @@ class OpenAmounts:
         last, within = trials[-1], [trial for trial in trials if trial.within_budget]
         if len(within) <= PATIENCE:
             return False
-        best = _find_best_gain(within)
-        if best <= 0 and self.choose_next(trials, last.use) > last.amount:
+        best, earlier = _find_best(within), _find_best(within[:-PATIENCE])
+        if best.gain <= 0 and self.choose_next(trials, last.use) > last.amount:
             return False
-        return best - _find_best_gain(within[:-PATIENCE]) < LEAST_RISE
+        rise = max(best.gain - earlier.gain, best.attained - earlier.attained)
+        return rise < LEAST_RISE
 
 
 def find_middle(trials: Sequence[Trial]) -> int | None:
@@ -176,8 +177,20 @@ def find_middle(trials: Sequence[Trial]) -> int | None:
     return round(math.sqrt(within * min(refused)))
 
 
-def _find_best_gain(trials: Sequence[Trial]) -> float:
-    return max((trial.gain for trial in trials if trial.within_budget), default=0.0)
+@dataclass(frozen=True)
+class _Best:
+    """The best of several trials within budget, by each figure that a search maximises."""
+
+    gain: float
+    attained: float
+    """What the behaviour furthest from its wanted effect attained of it."""
+
+
+def _find_best(within: Sequence[Trial]) -> _Best:
+    return _Best(
+        gain=max((trial.gain for trial in within), default=0.0),
+        attained=max((trial.least_attained for trial in within), default=0.0),
+    )
 
 
 def build_amounts(

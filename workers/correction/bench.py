@@ -16,6 +16,7 @@ from workers.correction.behaviour import Behaviour
 from workers.correction.candidates import Candidates
 from workers.correction.continuations import continue_texts, cut_beginnings
 from workers.correction.explained import Explained, collect_explained
+from workers.correction.gates import measure_attained
 from workers.correction.measurement import collect_undesired, mark_shown, measure_responses
 from workers.correction.results import (
     PromptOutcome,
@@ -121,6 +122,10 @@ class TuningBench:
         return Measurement(
             responses=found.responses,
             gains=tuple(_compute_gain(*own) for own in behaviours),
+            attained=tuple(
+                measure_attained(behaviour, [outcome.responses for outcome in tune], after)
+                for behaviour, tune, after in behaviours
+            ),
             damage=TextDamage(found.perplexity, found.kl_mean, found.kl_p95, found.tokens),
             base_perplexity=found.base_perplexity,
             slices=found.slices,

@@ -205,6 +205,7 @@ class Candidates:
         benefit = combine_benefits(
             [{name: own[name] for name in allowed} for own in benefits],
             None if shortlist is None else shortlist.scales,
+            settings.emphasis,
         )
         score = self._inputs.score
         scores = compute_scores(general, benefit, score, settings.cost_weight, floor)

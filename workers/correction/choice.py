@@ -10,19 +10,25 @@ from workers.correction.results import Trial
 def choose_trial(trials: Sequence[Trial]) -> int | None:
     """Return the index of the best trial within budget; None if there is none.
 
-    The best trial has the largest mean gain over the behaviours and, among equals, uses least of
-    its scarcest limit, and then has the fewest components. A trial that does not improve every
-    behaviour is never chosen. Where answers alone keep all of these out of the budget, the one
-    that uses least is chosen, so that the verdict can say on held-out prompts what is wrong.
+    The best trial is nearest to the effect that is wanted of each behaviour, judged by the one that
+    is furthest from it. Among those that attain it for all, it has the largest mean gain and, among
+    equals, uses least of its scarcest limit, and then has the fewest components. A trial that does
+    not improve every behaviour is never chosen. Where answers alone keep all of these out of the
+    budget, the one that uses least is chosen, so that the verdict can say on held-out prompts what
+    is wrong.
     """
     improving = [
         index for index, trial in enumerate(trials) if all(gain > 0 for gain in trial.gains)
     ]
     within = [index for index in improving if trials[index].within_budget]
     if within:
-        return max(within, key=lambda index: (trials[index].gain, *_spare(trials[index])))
+        return max(within, key=lambda index: _rank(trials[index]))
     kept = [index for index in improving if trials[index].is_text_kept]
     return max(kept, key=lambda index: _spare(trials[index]), default=None)
+
+
+def _rank(trial: Trial) -> tuple[float, float, float, int]:
+    return trial.least_attained, trial.gain, *_spare(trial)
 
 
 def _spare(trial: Trial) -> tuple[float, int]:

@@ -47,6 +47,7 @@ class Refinement:
         self._space = space
         self._budget = budget
         self._prices = known[-1].settings.prices if known else {}
+        self._emphasis = known[-1].settings.emphasis if known else ()
         self._proposed = 0
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
         self._study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
@@ -94,6 +95,7 @@ class Refinement:
             cost_weight=asked.suggest_float(_COST, LEAST_COST_WEIGHT, LARGEST_COST_WEIGHT),
             ablation=asked.suggest_categorical(_ABLATION, space.ablations),
             prices=self._prices,
+            emphasis=self._emphasis,
         )
 
 

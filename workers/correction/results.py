@@ -297,6 +297,9 @@ class TrialSettings(StageDocument):
     prices: dict[str, float] = {}
     """Protected slice → lower bound of the price of its damage in the ranking, relative to damage
     to the reference text; above 0 if earlier trials lost more of the slice than allowed."""
+    emphasis: tuple[float, ...] = ()
+    """For each behaviour, how much its benefit counts in the ranking; empty if all count the same.
+    Only ratios matter."""
 
 
 class Trial(StageDocument):
@@ -308,6 +311,9 @@ class Trial(StageDocument):
     """For each behaviour, the pruned model's responses to its triggering tuning prompts."""
     gains: tuple[float, ...]
     """For each behaviour, the relative fall of undesiredness from the base model's."""
+    attained: tuple[float, ...] = ()
+    """For each behaviour, its effect as a share of what the search wants (`measure_attained`);
+    empty in trials stored by an earlier version."""
     perplexity: float
     base_perplexity: float
     kl_mean: float
@@ -333,6 +339,14 @@ class Trial(StageDocument):
     def gain(self) -> float:
         """Mean gain over the behaviours, which the search maximises."""
         return fmean(self.gains)
+
+    @property
+    def least_attained(self) -> float:
+        """What the behaviour furthest from its wanted effect attained of it, at most 1.
+
+        The search maximises it first: a correction that fails for one behaviour fails.
+        """
+        return min(1.0, *self.attained) if self.attained else 1.0
 
     @property
     def perplexity_increase(self) -> float:

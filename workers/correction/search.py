@@ -21,6 +21,7 @@ from workers.correction.amounts import Amounts, predict_use
 from workers.correction.behaviour import Behaviour
 from workers.correction.budget import BUDGET_SHARE, Budget, raise_prices
 from workers.correction.choice import choose_trial
+from workers.correction.emphasis import shift_emphasis
 from workers.correction.protection import SEARCH_SHARE
 from workers.correction.refinement import Refinement, Space
 from workers.correction.results import (
@@ -127,6 +128,8 @@ class Measurement:
     responses: tuple[Responses, ...]
     gains: tuple[float, ...]
     """Relative fall of undesiredness from the base model's."""
+    attained: tuple[float, ...]
+    """The effect as a share of what the search wants."""
     damage: TextDamage
     base_perplexity: float
     slices: Mapping[str, SliceDamage]
@@ -194,7 +197,9 @@ def name_round(number: int) -> str:
 
 
 class Rounds:
-    """Proposes the settings of one granularity's rounds; amounts and prices depend on damage.
+    """Proposes the settings of one granularity's rounds.
+
+    Amounts and prices depend on damage, the emphasis on what each behaviour attained.
 
     Once nothing undesired is left, the effect is as large as it can be, and the rounds look for
     the amount that keeps furthest from every limit: fewer components do less damage, until they
@@ -209,6 +214,7 @@ class Rounds:
         self._amount: int | None = amounts.first
         """What the next round prunes; None once more rounds would gain nothing."""
         self._prices: dict[str, float] = {}
+        self._emphasis: tuple[float, ...] = ()
         self._trials: list[Trial] = []
         self._too_few: int | None = None
         self._enough: int | None = None
@@ -230,6 +236,7 @@ class Rounds:
             granularity=self._granularity,
             amount=self._amount,
             prices=self._prices,
+            emphasis=self._emphasis,
         )
 
     def learn(self, trial: Trial, *, leaves_nothing: bool) -> None:
@@ -239,6 +246,7 @@ class Rounds:
         """
         self._trials.append(trial)
         self._prices = raise_prices(self._prices, self._budget, trial.slices)
+        self._emphasis = shift_emphasis(self._emphasis, trial.attained)
         is_best = self._least_use is None or trial.use < self._least_use
         if leaves_nothing and is_best:
             self._amount = self._look_for_fewer(trial)
@@ -373,6 +381,7 @@ class Search:
             selection=StoredSelection.from_selection(selection),
             responses=measured.responses,
             gains=measured.gains,
+            attained=measured.attained,
             perplexity=measured.damage.perplexity,
             base_perplexity=measured.base_perplexity,
             kl_mean=measured.damage.kl_mean,
@@ -419,9 +428,8 @@ class Search:
         benefits = self.benefits[chosen.settings.granularity]
         if len(benefits) < 2:
             return ()
-        rankings = (
-            self.bench.rank([benefit.values], chosen.settings).ranking for benefit in benefits
-        )
+        settings = chosen.settings.model_copy(update={"emphasis": ()})
+        rankings = (self.bench.rank([benefit.values], settings).ranking for benefit in benefits)
         return tuple(
             StoredSelection.from_selection(ranking.top(chosen.amount)) for ranking in rankings
         )

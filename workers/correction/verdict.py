@@ -328,10 +328,12 @@ def _describe_trial(
 ) -> SearchStep:
     names = [behaviour.name for behaviour in frame.behaviours]
     return SearchStep(
-        **trial.settings.model_dump(exclude={"amount", "prices"}),
+        **trial.settings.model_dump(exclude={"amount", "prices", "emphasis"}),
         components=trial.amount,
         gains=dict(zip(names, trial.gains, strict=True)),
         gain=trial.gain,
+        attained=dict(zip(names, trial.attained, strict=False)),  # empty in older trials
+        emphasis=dict(zip(names, trial.settings.emphasis, strict=False)),  # empty if all the same
         perplexity=trial.perplexity,
         perplexity_increase=trial.perplexity_increase,
         kl=trial.kl_mean,

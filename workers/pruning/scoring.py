@@ -52,19 +52,23 @@ def compute_scores(
 
 
 def combine_benefits(
-    benefits: Sequence[Mapping[str, torch.Tensor]], scales: Sequence[float] | None = None
+    benefits: Sequence[Mapping[str, torch.Tensor]],
+    scales: Sequence[float] | None = None,
+    emphasis: Sequence[float] = (),
 ) -> dict[str, torch.Tensor]:
-    """Return one benefit for several behaviours, which all count the same.
+    """Return one benefit for several behaviours, each of which counts as `emphasis` says.
 
     Each behaviour's benefit is divided by the sum of its positive entries before they are added,
-    so that the scale of its relevance does not matter. Negative entries are kept: they protect a
-    component that suppresses one behaviour from being removed because of another. If the
-    benefits cover only some of the components, `scales` gives the sums over all of them.
+    so that the scale of its relevance does not matter; without `emphasis` all count the same.
+    Negative entries are kept: they protect a component that suppresses one behaviour from being
+    removed because of another. If the benefits cover only some of the components, `scales` gives
+    the sums over all of them.
     """
     if len(benefits) == 1:
         return dict(benefits[0])
     sums = [sum_positive(benefit) for benefit in benefits] if scales is None else scales
-    weights = [1 / total if total > 0 else 0.0 for total in sums]
+    parts = zip(sums, emphasis or [1.0] * len(sums), strict=True)
+    weights = [part / total if total > 0 else 0.0 for total, part in parts]
     combined = {name: values * weights[0] for name, values in benefits[0].items()}
     for benefit, weight in zip(benefits[1:], weights[1:], strict=True):
         for name, values in combined.items():

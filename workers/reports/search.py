@@ -78,8 +78,9 @@ class SearchView:
     is_long: bool
     abilities: dict[str, str]
     """Protected slice → what the model does there."""
-    bound_sentence: str
-    """Which limit bound the chosen trial, and which most others; empty if none was chosen."""
+    summary: str
+    """Which limit bound the chosen trial, and which most others; with several behaviours, how they
+    were weighed. Empty if no trial was chosen."""
 
     def name_bound(self, step: SearchStep) -> str:
         """Return the limit of which a trial used the largest share, in words for readers."""
@@ -110,7 +111,9 @@ def build_search_view(report: CorrectionReport) -> SearchView | None:
         is_clipped=any(not least <= gain <= most for gain in gains),
         is_long=len(steps) > _MOST_OPEN,
         abilities=(abilities := name_bounds(report.abilities)),
-        bound_sentence=_describe_bound(steps, abilities),
+        summary=" ".join(
+            filter(None, (_describe_bound(steps, abilities), _describe_emphasis(steps)))
+        ),
     )
 
 
@@ -132,6 +135,24 @@ def _describe_bound(steps: Sequence[SearchStep], abilities: Mapping[str, str]) -
         return told
     name, count = over.most_common(1)[0]
     return f"{told} Over budget: {over.total()} trials, {count} of them first by “{name}”."
+
+
+def _describe_emphasis(steps: Sequence[SearchStep]) -> str:
+    """Return what the chosen trial attained for each of several behaviours, and their emphasis."""
+    chosen = next((step for step in steps if step.chosen), None)
+    if chosen is None or len(chosen.attained) < 2:
+        return ""
+    listed = ", ".join(
+        f"{name} {format_share(share, 0)}" for name, share in chosen.attained.items()
+    )
+    told = f"On the tuning prompts it attained of the effects that the search wants: {listed}."
+    if len(set(chosen.emphasis.values())) < 2:
+        return told
+    least = min(chosen.emphasis.values())
+    weighed = ", ".join(
+        f"{name} × {format_number(own / least, 2)}" for name, own in chosen.emphasis.items()
+    )
+    return f"{told} It was ranked with more weight on what had attained less: {weighed}."
 
 
 def describe_rank_limit(report: CorrectionReport) -> str | None:

@@ -106,3 +106,17 @@ def test_a_range_of_listed_amounts_is_theirs_and_wider_where_it_is_refined() -> 
     assert find_range([5, 9], NEURON, EVERYTHING, refines=False) == (5, 9)
     assert find_range([5, 9], NEURON, EVERYTHING, refines=True) == (2, 18)
     assert find_range([1], NEURON, EVERYTHING, refines=True) == (1, 2)
+
+
+def test_a_rise_of_the_behaviour_furthest_from_its_wanted_effect_is_a_rise() -> None:
+    def attain(*shares: float) -> list[Trial]:
+        trials = [tried(100 + place) for place in range(len(shares))]
+        return [
+            trial.model_copy(update={"attained": (share, 1.5)})
+            for trial, share in zip(trials, shares, strict=True)
+        ]
+
+    search = OpenAmounts(1, 1000)
+    assert search.is_flat(attain(0.5, 0.5, 0.5))
+    assert not search.is_flat(attain(0.5, 0.5, 0.6))
+    assert search.is_flat(attain(1.0, 1.2, 1.4))  # all that is wanted was attained at once

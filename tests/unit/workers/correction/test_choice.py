@@ -24,6 +24,19 @@ def test_every_behaviour_must_gain() -> None:
         assert choose_trial([build_trial(spoiled)]) is None
 
 
+def test_the_behaviour_furthest_from_its_wanted_effect_decides_first() -> None:
+    def trial(gains: tuple[float, float], attained: tuple[float, ...]) -> Trial:
+        return build_trial(gains).model_copy(update={"attained": attained})
+
+    uneven, even = trial((0.1, 0.9), (0.6, 1.8)), trial((0.2, 0.5), (0.9, 1.1))
+    assert choose_trial([uneven, even]) == 1
+    # Where both have what is wanted, more is better as before.
+    enough = [trial((0.3, 0.5), (1.0, 1.1)), trial((0.3, 0.9), (1.0, 1.8))]
+    assert choose_trial([uneven, even, *enough]) == 3
+    # Trials stored by an earlier version go by their gains.
+    assert choose_trial([trial((0.2, 0.2), ()), trial((0.3, 0.3), ())]) == 1
+
+
 def test_of_equals_the_furthest_from_every_limit_is_chosen() -> None:
     trials = [build_trial((0.5,)).model_copy(update={"use": use}) for use in (0.9, 0.4, 0.8)]
     assert choose_trial(trials) == 1

@@ -74,6 +74,7 @@ class Bench:
         return Measurement(
             responses=((),),
             gains=(gain,),
+            attained=(1.0,),
             damage=damage,
             base_perplexity=10.0,
             slices=self.lose(selection),

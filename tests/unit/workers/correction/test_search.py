@@ -65,6 +65,7 @@ class Bench:
     """Fake steps: each round's gains, damage and what is left undesired are given."""
 
     gains: Sequence[tuple[float, ...]] = ((0.5,),) * 9
+    attained: Sequence[tuple[float, ...]] = ((1.0,),) * 9
     costs: Sequence[TextDamage] = (damage(),) * 9
     left: Sequence[tuple[tuple[TokenSequence, ...], ...]] = ((LOOP,),) * 9
     lost: Sequence[Mapping[str, SliceDamage]] = ({},) * 9
@@ -80,7 +81,9 @@ class Bench:
 
     def rank(self, benefits: Sequence[Benefit], settings: TrialSettings) -> Ranked:
         self.ranked.append(benefits)
-        ranking = rank_components(combine_benefits(benefits), NEURON, settings.amount)
+        ranking = rank_components(
+            combine_benefits(benefits, None, settings.emphasis), NEURON, settings.amount
+        )
         return Ranked(ranking, self.unlimited)
 
     def measure(self, selection: Selection, settings: TrialSettings) -> Measurement:
@@ -89,6 +92,7 @@ class Bench:
         return Measurement(
             responses=responses,
             gains=self.gains[number],
+            attained=self.attained[number],
             damage=self.costs[number],
             base_perplexity=10.0,
             slices=self.lost[number],
@@ -208,6 +212,38 @@ def test_every_behaviour_averages_its_own_explanations() -> None:
     first, second = search.benefits[NEURON]
     torch.testing.assert_close(first.values["m0"], torch.full((SIZE,), 9.0))
     torch.testing.assert_close(second.values["m0"], torch.full((SIZE,), 12.0))
+
+
+def test_a_behaviour_that_falls_short_is_emphasised_in_later_rounds() -> None:
+    # One prunes the first neurons, the other the last ones; equally weighed, the first has more.
+    first, last = torch.zeros(SIZE), torch.zeros(SIZE)
+    first[:2], last[-2:] = torch.tensor([6.0, 4.0]), torch.tensor([3.0, 2.5])
+    last[2:6] = 1.0
+    bench = Bench(
+        gains=((0.5, 0.5),) * 3,
+        attained=[(2.0, 0.25), (1.0, 1.0), (1.0, 1.0)],
+        left=[(LOOP, RUDE)] * 3,
+        explanation=lambda number: ({"m0": (first, last)[number].clone()}, 1.0),
+        benefits=[{"m0": first.clone()}, {"m0": last.clone()}],
+    )
+    trials = bench.run((2,), 3)
+    assert [trial.settings.emphasis for trial in trials[:2]] == [(), (0.5, 2.0)]
+    assert indices_of(trials[0]) == [0, 1]
+    assert indices_of(trials[1]) == [SIZE - 2, SIZE - 1]
+    assert [trial.attained for trial in trials[:2]] == [(2.0, 0.25), (1.0, 1.0)]
+
+
+def test_selections_for_each_behaviour_alone_know_no_emphasis() -> None:
+    bench = Bench(
+        gains=((0.5, 0.5),) * 2,
+        attained=[(1.0, 0.25), (1.0, 0.9)],
+        benefits=[falling(), falling()],
+        left=[(LOOP, RUDE)] * 2,
+    )
+    outcome = bench.open((2,), 2).run(lambda: True)
+    assert outcome.chosen_trial is not None
+    assert outcome.chosen_trial.settings.emphasis == (1.0, 2.0)
+    assert len(outcome.alone) == 2
 
 
 def test_where_nothing_undesired_is_left_of_any_behaviour_fewer_are_tried() -> None:

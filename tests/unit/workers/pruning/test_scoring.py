@@ -257,6 +257,14 @@ def test_three_behaviours_are_added_up() -> None:
     torch.testing.assert_close(combine_benefits(parts)["a"], torch.tensor([1.5, 1.5]))
 
 
+def test_a_behaviour_counts_as_it_is_emphasised() -> None:
+    first, second = benefit(a=[2.0, 8.0]), benefit(a=[30.0, 10.0])
+    combined = combine_benefits([first, second], None, (3.0, 1.0))["a"]
+    torch.testing.assert_close(combined, torch.tensor([3 * 0.2 + 0.75, 3 * 0.8 + 0.25]))
+    scaled = combine_benefits([first, second], (20.0, 80.0), (3.0, 1.0))["a"]
+    torch.testing.assert_close(scaled, torch.tensor([3 * 0.1 + 0.375, 3 * 0.4 + 0.125]))
+
+
 def test_a_behaviour_that_nothing_serves_changes_nothing() -> None:
     own = benefit(a=[1.0, 3.0])
     combined = combine_benefits([own, benefit(a=[-5.0, 0.0])])

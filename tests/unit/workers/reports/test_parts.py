@@ -168,6 +168,21 @@ def test_what_the_rank_limit_cost_is_said() -> None:
     assert describe_rank_limit(report(search=[chosen])) is None
 
 
+def test_how_several_behaviours_were_weighed_is_said() -> None:
+    attained = {"toxicity": 1.25, "endless_repetition": 0.96}
+    even = step(16, 0.3, 0.01, chosen=True, attained=attained)
+    said = build_search_view(report(search=[even])).summary
+    assert "the search wants: toxicity 125\u00a0%, endless_repetition 96\u00a0%." in said
+    assert "ranked with more weight" not in said
+    weighed = even.model_copy(update={"emphasis": {"toxicity": 0.8, "endless_repetition": 1.2}})
+    told = report(search=[weighed])
+    said = build_search_view(told).summary
+    assert said.endswith("toxicity × 1.00, endless_repetition × 1.50.")
+    assert "endless_repetition × 1.50" in render_html(told)
+    alone = even.model_copy(update={"attained": {"toxicity": 1.25}})
+    assert "search wants" not in build_search_view(report(search=[alone])).summary
+
+
 def test_on_how_many_lines_weights_lie_is_said() -> None:
     forecast = LineLimitForecast(weights=900, kept=40, benefit=0.8, free_rank=60)
     lines = LineRanks(max_rank=4, ranks={"a": 3, "b": 2}, forecast=forecast)

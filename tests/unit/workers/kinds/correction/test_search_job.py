@@ -126,6 +126,7 @@ def test_every_trial_is_an_event() -> None:
         "last_layer": None,
         "ablation": "zero",
         "prices": {},
+        "emphasis": [],
         "components": 1,
         "gains": {"loop": 0.5, "rudeness": -0.25},
         "perplexity_increase": pytest.approx(0.01),
