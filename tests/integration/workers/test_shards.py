@@ -29,7 +29,7 @@ from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
 from service.prompt_sets.operations import create_prompt_set
 from service.relay import Relay
-from tests.acceptance.harness import build_model, build_prompts, list_job_processes
+from tests.acceptance.harness import SHORT, build_model, build_prompts, list_job_processes
 from tests.faulty import LOOP
 from tests.integration.service.conftest import clear_jobs
 from tests.integration.workers.shard_worker import SHARDS, digest, find_folder
@@ -292,6 +292,7 @@ def submit_correction(
         with database.transaction() as session:
             key = session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id)).one()
             spec = CorrectionSpec(
+                **SHORT,
                 kind="correction",
                 model="faulty",
                 behaviours=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from excise.estimates import cost, memory
 from excise.names import Granularity
 from workers.attribution.attribution import BATCH_TOKENS, CPU_BATCH_TOKENS
-from workers.attribution.fisher import MOST_ENTRIES, PIECE_TOKENS
+from workers.attribution.fisher import MOST_ENTRIES, PIECE_TOKENS, ROW_DTYPE
 from workers.attribution.segments import MODEL_SHARE
 from workers.correction.amounts import MOST_SHARES, find_range
 from workers.correction.candidates import POOL_SHARE, REFERENCE_ROWS
@@ -21,6 +21,7 @@ def test_estimates_count_with_the_engine_s_numbers() -> None:
     assert memory.SUMS_SHARE == MODEL_SHARE
     assert memory.POOL_SHARE == POOL_SHARE
     assert (memory.REFERENCE_ROWS, memory.MOST_ENTRIES) == (REFERENCE_ROWS, MOST_ENTRIES)
+    assert ROW_DTYPE.itemsize == memory.ROW_BYTES
     assert memory.MOST_SHARES == MOST_SHARES
     assert find_range([10, 20], Granularity.WEIGHT, 100, refines=True)[1] == 20 * memory.REFINED
     assert cost.FISHER_TOKENS == REFERENCE_ROWS * PIECE_TOKENS

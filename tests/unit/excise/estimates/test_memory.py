@@ -8,6 +8,7 @@ from excise.estimates.memory import (
     POOL_SHARE,
     PROTECTED_ROWS,
     REFERENCE_ROWS,
+    ROW_BYTES,
     count_footprint,
 )
 from excise.estimates.prompts import SetSize
@@ -33,15 +34,15 @@ def test_candidates_take_a_number_for_each_row() -> None:
     unweighed = weights(attribution={"score": "signed_difference"})
     rows = count_host(weights(protect=None), SMOLLM2) - count_host(unweighed, SMOLLM2)
     pool = POOL_SHARE * int(MOST_SHARES[Granularity.WEIGHT] * ModelShape.of(SMOLLM2).linear_weights)
-    assert rows == 4 * REFERENCE_ROWS * pool
+    assert rows == ROW_BYTES * REFERENCE_ROWS * pool
     guarded = count_host(weights(), SMOLLM2) - count_host(unweighed, SMOLLM2)
-    assert guarded == 4 * (REFERENCE_ROWS + PROTECTED_ROWS) * pool
+    assert guarded == ROW_BYTES * (REFERENCE_ROWS + PROTECTED_ROWS) * pool
 
 
 def test_rows_of_reference_text_have_an_end_and_those_of_slices_have_none() -> None:
     unweighed = count_host(weights(attribution={"score": "signed_difference"}), LLAMA_8B)
-    assert count_host(weights(protect=None), LLAMA_8B) - unweighed == 4 * MOST_ENTRIES
-    assert count_host(weights(), LLAMA_8B) - unweighed > 8 * MOST_ENTRIES
+    assert count_host(weights(protect=None), LLAMA_8B) - unweighed == ROW_BYTES * MOST_ENTRIES
+    assert count_host(weights(), LLAMA_8B) - unweighed > 2 * ROW_BYTES * MOST_ENTRIES
 
 
 def test_listed_amounts_decide_and_a_refinement_may_double_them() -> None:
@@ -49,7 +50,7 @@ def test_listed_amounts_decide_and_a_refinement_may_double_them() -> None:
         return count_host(weights(search=search, protect=None), SMOLLM2)
 
     few, more = count({"amounts": [1000]}), count({"amounts": [500, 2000]})
-    assert more - few == 4 * REFERENCE_ROWS * POOL_SHARE * 1000
+    assert more - few == ROW_BYTES * REFERENCE_ROWS * POOL_SHARE * 1000
     by_name = count({"amounts": {"weight": [2000]}})
     assert by_name == more == count({"amounts": [1000], "preset": "thorough"})
 
@@ -62,7 +63,7 @@ def test_without_a_gpu_rows_and_sums_are_not_there_at_once() -> None:
     )
     saved = found.host_bytes - neurons.host_bytes
     pool = POOL_SHARE * int(MOST_SHARES[Granularity.WEIGHT] * shape.linear_weights)
-    assert 0 < saved <= 4 * (REFERENCE_ROWS + PROTECTED_ROWS) * pool
+    assert 0 < saved <= ROW_BYTES * (REFERENCE_ROWS + PROTECTED_ROWS) * pool
 
 
 def test_more_single_weights_take_more_disk() -> None:

@@ -107,6 +107,31 @@ def compute_exactly(
     return total / len(log_probabilities)
 
 
+@pytest.fixture
+def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep rows in float32, so that they can be compared with slow ones digit by digit."""
+    monkeypatch.setattr(fisher, "ROW_DTYPE", torch.float32)
+
+
+def test_rows_are_kept_in_half_of_the_memory_and_rounded(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = choose_weights(model, find_family(model), 6)
+    text, samples = draw_samples([(12, 0)] * 6, seed=3), mark_samples()
+
+    def read() -> tuple[torch.Tensor, torch.Tensor]:
+        rows = compute_fisher_rows(as_loaded(model), weights, text, most_rows=8)
+        return rows, compute_margin_rows(as_loaded(model), weights, samples).rows
+
+    rounded = read()
+    monkeypatch.setattr(fisher, "ROW_DTYPE", torch.float32)
+    for kept, exact in zip(rounded, read(), strict=True):
+        assert (kept.dtype, exact.dtype) == (torch.bfloat16, torch.float32)
+        torch.testing.assert_close(kept.float(), exact, rtol=2**-7, atol=0)
+        assert not torch.equal(kept.float(), exact)
+
+
+@pytest.mark.usefixtures("unrounded")
 @pytest.mark.parametrize("granularity", list(Granularity))
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_rows_are_the_root_of_the_fisher_information(name: str, granularity: Granularity) -> None:
@@ -123,6 +148,7 @@ def test_rows_are_the_root_of_the_fisher_information(name: str, granularity: Gra
     assert float(expected.norm()) > 0
 
 
+@pytest.mark.usefixtures("unrounded")
 def test_the_cost_of_many_removals_together_is_foretold(model: nn.Module) -> None:
     family = find_family(model)
     text = draw_samples([(12, 0)] * 6, seed=3)
@@ -250,6 +276,7 @@ def slow_leads(logits: torch.Tensor, sample: TokenSequence) -> torch.Tensor:
     return torch.stack(leads)
 
 
+@pytest.mark.usefixtures("unrounded")
 @pytest.mark.parametrize("granularity", list(Granularity))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
@@ -277,6 +304,7 @@ def test_margin_rows_are_the_gradient_of_the_mean_lead_times_the_values(
         assert bool(row.any())
 
 
+@pytest.mark.usefixtures("unrounded")
 @pytest.mark.parametrize("granularity", list(Granularity))
 def test_samples_of_one_text_share_its_forward_pass(
     model: nn.Module, granularity: Granularity
@@ -306,6 +334,7 @@ def test_samples_of_one_text_share_its_forward_pass(
         assert bool(row.any())
 
 
+@pytest.mark.usefixtures("unrounded")
 def test_what_a_small_removal_takes_from_the_leads_is_foretold(model: nn.Module) -> None:
     family, samples = find_family(model), mark_samples()
     weights = choose_weights(model, family, 6)

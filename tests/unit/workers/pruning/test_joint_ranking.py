@@ -17,6 +17,7 @@ from workers.pruning.joint_ranking import (
     COUPLING_WEIGHT,
     DEAREST,
     FALL_SPREAD,
+    ROWS_AT_ONCE,
     DivergenceGuard,
     Guard,
     MarginGuard,
@@ -182,6 +183,20 @@ def test_a_text_s_damage_is_half_the_squared_disturbance() -> None:
     ledger.add(torch.tensor([0]))
     assert ledger.damage == pytest.approx(0.5 * (4**2 + 1**2))
     assert guard.open().damage == 0.0  # each ranking has a ledger of its own
+
+
+def test_rows_in_half_of_the_memory_are_added_up_in_full_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2 * ROWS_AT_ONCE + 5, 300, generator=generator).bfloat16()
+    taken = torch.arange(0, 300, 2)
+    found, expected = (
+        pool_of(build_general(*[1.0] * 300), own).guards[0].open() for own in (rows, rows.float())
+    )
+    for ledger in (found, expected):
+        ledger.add(taken)
+    # Sums of 150 in bfloat16 would be off by per cents.
+    assert found.damage == pytest.approx(expected.damage, rel=1e-5)
+    torch.testing.assert_close(found.compute_costs(), expected.compute_costs())
 
 
 NEVER = 1e9
