@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 DEMO_ARGS ?=
 UP_ARGS ?=
 SERVE_EXIT_AFTER_SNIPPET ?=
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 
 export EXCISE_HOME ?= $(CURDIR)/.excise
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -46,10 +46,11 @@ serve: $(STAMP) vllm
 up: $(STAMP)
 	@$(BIN)/excise up $(UP_ARGS)
 
-# Files are dealt out to TEST_JOBS processes of one thread each: on two cores that takes little more
-# than half of the time of one process with two. vLLM's servers want every core to themselves.
+# Files are dealt out to TEST_JOBS processes of one thread each, in the order in which they are
+# collected, so that those that start servers come first and none of them is left for the end. Tests
+# that wait for servers leave room for a third process on two cores. vLLM wants every core for itself.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not vllm and not containers" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder -m "not vllm and not containers" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m vllm tests/integration/vllm
 
 # Images and the Compose file, with an engine of their own where containers can run at all.

@@ -27,6 +27,8 @@ def leak() -> None:
 class LeakingJob(LeasedJob):
     """A job that runs `leak` in place of its stages, which would load torch."""
 
+    loads = None
+
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         leak()
 

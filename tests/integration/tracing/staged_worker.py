@@ -24,6 +24,8 @@ logger = logging.getLogger("staged")
 class StagedJob(LeasedJob):
     """A job with empty stages of a correction, because the real ones would load torch."""
 
+    loads = None
+
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         with JobContext(database, settings, claim) as context:
             for stage in ("prepare", "attribute"):

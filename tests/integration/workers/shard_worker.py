@@ -75,6 +75,8 @@ def run_job(context: JobContext) -> None:
 class MadeUpJob(LeasedJob):
     """A job of made-up work that does not load torch."""
 
+    loads = None
+
     def run(self, database: Database, settings: WorkerSettings, claim: Claim) -> None:
         with JobContext(database, settings, claim) as context:
             run_job(context)
@@ -82,6 +84,8 @@ class MadeUpJob(LeasedJob):
 
 class MadeUpShard(LeasedShard):
     """A shard of made-up work."""
+
+    loads = None
 
     def run(self, database: Database, settings: WorkerSettings, claim: ShardClaim) -> None:
         with TaskContext(database, settings, claim) as context:
