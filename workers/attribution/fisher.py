@@ -43,6 +43,10 @@ ROW_DTYPE = torch.bfloat16
 where rows tell the change of a sample's lead to 24 % of it (`learn_half_way`); float16 would lose
 components whose effect is below 6e-8."""
 
+CPU_ROW_TOKENS = 128
+"""Padded tokens per batch on the CPU, where half a dozen percent of time saves half of what the
+backward pass keeps: with SmolLM2, 256 tokens keep 300 MiB (benchmarks/RESULTS.md)."""
+
 LEAD_SCALE = 3.0
 """Logits by which a lead must rise for its token to weigh e times less; SmolLM2's tokens that are
 sure lead by 5 to 15. Chosen by hand."""
@@ -86,7 +90,7 @@ def compute_fisher_rows(
 
     runner: HalvingRunner[TokenBatch] = HalvingRunner(step, rows, on_halved)
     with rows.observed():
-        size = choose_batch_tokens(batch_tokens, loaded.device)
+        size = _choose_tokens(batch_tokens, loaded)
         for batch in build_batches(pieces, size, loaded.pad_id):
             runner.run(batch)
             advance(draws * len(batch.sample_indices))
@@ -125,7 +129,7 @@ def compute_margin_rows(
     Raises `SampleTooLargeError`.
     """
     rows = _Rows(loaded, components, len(samples))
-    size = choose_batch_tokens(batch_tokens, loaded.device)
+    size = _choose_tokens(batch_tokens, loaded)
     reader = _TextReader(loaded, size, advance, on_halved)
     with rows.observed():
         leads = reader.run(samples, rows.fill_leads, rows)
@@ -144,7 +148,7 @@ def compute_leads(
 
     Raises `SampleTooLargeError`.
     """
-    size = choose_batch_tokens(batch_tokens, loaded.device)
+    size = _choose_tokens(batch_tokens, loaded)
     reader = _TextReader(loaded, size, advance, on_halved)
 
     def find(batch: TokenBatch, _: Sequence[SharedText]) -> torch.Tensor:
@@ -152,6 +156,13 @@ def compute_leads(
 
     with torch.no_grad():
         return reader.run(samples, find, Overwritten())
+
+
+def _choose_tokens(asked: int | None, loaded: LoadedModel) -> int:
+    """Return the padded tokens per batch: `asked`, or the default for the device if it is None."""
+    if asked is None and loaded.device.type == "cpu":
+        return CPU_ROW_TOKENS
+    return choose_batch_tokens(asked, loaded.device)
 
 
 FindLeads = Callable[[TokenBatch, Sequence["SharedText"]], torch.Tensor]

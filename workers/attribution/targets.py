@@ -14,11 +14,12 @@ import torch
 
 from workers.attribution.draws import draw_uniforms
 from workers.models.batches import NO_CONTRAST, TokenBatch
+from workers.models.positions import split_positions
 
-DIRECTION_POSITIONS = 128
-"""Positions whose logits are held at a time, in several copies of 25 MB each with SmolLM2's
-vocabulary. 512 positions took 190 MB more and were not measurably faster
-(benchmarks/RESULTS.md)."""
+DIRECTION_COPIES = 4
+"""Copies of a position's logits that are held at once: logits, probabilities, their cumulative sums
+and what is multiplied by the head. With SmolLM2's vocabulary 512 positions at a time took 190 MB
+more than 128 and were not measurably faster (benchmarks/RESULTS.md)."""
 
 
 class Target(StrEnum):
@@ -90,8 +91,7 @@ def compute_directions(
         raise ValueError(f"{target} needs a contrast for every explained token; add contrast_ids")
     uniforms = _draw_uniforms(seed, batch, positions).to(head.device)
     directions = torch.empty_like(states)
-    for start in range(0, len(states), DIRECTION_POSITIONS):
-        part = slice(start, start + DIRECTION_POSITIONS)
+    for part in split_positions(len(states), head, copies=DIRECTION_COPIES):
         directions[part] = compute_target_directions(
             states[part].to(head.device),
             next_ids[part],

@@ -15,6 +15,10 @@ from workers.models.loaded import LoadedModel
 from workers.models.positions import split_positions
 from workers.progress import Advance
 
+COMPARED_COPIES = 7
+"""Copies of a position's logits that a comparison of two models holds at once: the logits and
+log-probabilities of both, and what their difference is weighted by."""
+
 
 @dataclass(frozen=True)
 class TextDamage:
@@ -170,7 +174,7 @@ class ReferenceText:
         """Return KL(base ‖ changed) and the changed model's loss, `(position,)`, on the CPU."""
         base_head = self._base_head[: len(head)].to(head.device)
         divergences, losses = [], []
-        for span in split_positions(len(states), head):
+        for span in split_positions(len(states), head, copies=COMPARED_COPIES):
             changed = functional.log_softmax((states[span] @ head.T).float(), dim=-1)
             losses.append(-changed.gather(1, next_ids[span, None])[:, 0].cpu())
             base = (base_states[span].to(head.device) @ base_head.T).float()
