@@ -31,14 +31,13 @@ from service.jobs.model_checks import check_model
 from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
-from service.keys.repository import lock_key
 from service.listing import Noun, cut_page
 from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
 from service.settings import Settings
 from service.tenants import repository as tenant_repository
-from service.tenants.operations import check_room_for_job
+from service.tenants.operations import check_room_for_job, keep_tenant, lock_tenant
 
 _JOB = Noun("job", "GET /v1/jobs", re.compile(r"job_[0-9a-f]{24}"))
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -60,7 +59,7 @@ def submit_job(
     """
     check_idempotency_key(idempotency_key)
     request_sha256 = hash_spec(spec)
-    lock_key(session, identity.key_id)
+    lock_tenant(session, identity.tenant_id)  # a request with the same key may be under way
     if earlier := _find_earlier(session, identity, idempotency_key):
         return _replay(session, earlier, request_sha256), False
     source = _check_admissible(session, identity, spec, settings)
@@ -203,6 +202,7 @@ def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> Jo
 
 def _get_ended(session: Session, tenant_id: str, job_id: str) -> Job:
     """Return the tenant's job, locked. Raises `NotFoundError`, or `ConflictError` if open."""
+    keep_tenant(session, tenant_id)
     job = get_job(session, tenant_id, job_id, lock=True)
     if JobStatus(job.status).is_open:
         raise ConflictError(f"The job is {job.status}. Cancel it, and delete it once it has ended.")

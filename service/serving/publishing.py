@@ -38,6 +38,7 @@ from service.serving.events import append_event
 from service.serving.places import take_place
 from service.serving.pools import ServingPool, list_fitting_pools
 from service.serving.versions import get_version
+from service.tenants import repository as tenant_repository
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def publish_finished_job(
 
     If it cannot be published, the job's events say why.
     """
+    tenant_repository.keep_of_job(session, job_id)
     job = JOBS.lock(session, job_id)
     if job is None or job.publish_to is None or JobStatus(job.status).is_open:
         return
