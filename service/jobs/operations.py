@@ -69,7 +69,7 @@ def submit_job(
     job.estimate = None if found is None else found.model_dump(mode="json")
     if idempotency_key is not None and not repository.reserve_idempotency_key(
         session, identity.tenant_id, idempotency_key, request_sha256, job.id
-    ):  # another request with this key was faster
+    ):  # a publication with this key was faster
         winner = _find_earlier(session, identity, idempotency_key)
         assert winner is not None
         return _replay(session, winner, request_sha256), False
@@ -94,6 +94,7 @@ def check_submission(
     does, except `DoesNotFitError`.
     """
     check_idempotency_key(idempotency_key)
+    lock_tenant(session, identity.tenant_id)
     if _find_earlier(session, identity, idempotency_key):
         return False
     _check_admissible(session, identity, spec, settings)

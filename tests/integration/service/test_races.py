@@ -12,12 +12,16 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Table, delete, select, text
 
 from excise.names import JobFile
+from excise.resources.tenants import Quotas
+from excise.specs import CorrectionSpec
 from service.app import create_app
 from service.database import Database
 from service.estimates import operations as estimates
 from service.jobs.execution import attach_artifact, claim_job, finish_job, finish_stage, start_stage
+from service.jobs.operations import submit_job
+from service.keys.operations import authenticate
 from service.keys.repository import ensure_tenant
-from service.models import ApiKey, Job, PromptSet, Tenant, Webhook
+from service.models import ApiKey, Job, PromptSet, Tenant, Webhook, new_id
 from service.serving.pools import ServingPool
 from service.serving.reconciler import Reconciler
 from service.settings import Settings
@@ -273,3 +277,32 @@ def test_a_webhook_whose_receiver_is_gone_while_its_tenant_is_being_deleted(
 
 async def answer_gone(*_: object, **__: object) -> Outcome:
     return Outcome(GONE, "gone", 1)
+
+
+@pytest.mark.parametrize("pattern", [None, "a+"])
+def test_a_repetition_that_meets_the_first_request_counts_against_no_limit(
+    settings: Settings,
+    database: Database,
+    make_key: Callable[..., str],
+    pool: ThreadPoolExecutor,
+    pattern: str | None,
+) -> None:
+    """The first comes by another API key of the tenant, and takes the only open job."""
+    tenant = new_id("tenant")
+    tight = settings.model_copy(update={"quotas": Quotas(open_jobs=1)})
+    with TestClient(create_app(tight), raise_server_exceptions=False) as client:
+        client.headers["Authorization"] = f"Bearer {make_key(tenant)}"
+        spec = build_spec(client)
+        if pattern is not None:
+            prompts = spec["behaviours"][0]["prompts"]
+            phrase = {"name": "p", "kind": "phrase", "prompts": prompts, "pattern": pattern}
+            spec["behaviours"] = [phrase]
+        headers = {"Idempotency-Key": "once"}
+        with database.transaction() as session:
+            first = authenticate(session, make_key(tenant))
+            repository.lock(session, first.tenant_id)
+            asked = pool.submit(client.post, "/v1/jobs", json=spec, headers=headers)
+            until_blocked(database, [asked])
+            job, _ = submit_job(session, first, CorrectionSpec.model_validate(spec), tight, "once")
+        answer = asked.result(GUARD_SECONDS)
+        assert (answer.status_code, answer.json().get("id")) == (200, job.id)
