@@ -41,6 +41,7 @@ from service.tenants.operations import check_room_for_job, keep_tenant, lock_ten
 
 _JOB = Noun("job", "GET /v1/jobs", re.compile(r"job_[0-9a-f]{24}"))
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FILES_DELETED = "job.files_deleted"
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
@@ -142,8 +143,9 @@ def delete_artifacts(database: Database, store: ArtifactStore, tenant_id: str, j
     with database.transaction() as session:
         job = _get_ended(session, tenant_id, job_id)
         files = [(job.id, artifact.sha256) for artifact in job.artifacts]
-        if files:
-            append_event(session, job.id, "job.files_deleted", "The job's files were deleted.")
+        # an ended job gets no more files, so a second deletion only completes the first
+        if files and not repository.has_event(session, job.id, _FILES_DELETED):
+            append_event(session, job.id, _FILES_DELETED, "The job's files were deleted.")
             record(session, tenant_id, "job.delete_files", job.id, {"files": len(files)})
     discard_files(database, store, files)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from excise.specs import CorrectionSpec
 from service.app import create_app
 from service.database import Database
 from service.estimates import operations as estimates
+from service.jobs import operations as jobs
 from service.jobs.execution import attach_artifact, claim_job, finish_job, finish_stage, start_stage
-from service.jobs.operations import submit_job
+from service.jobs.intermediates import discard_files
 from service.keys.operations import authenticate
 from service.keys.repository import ensure_tenant
 from service.models import ApiKey, Job, PromptSet, Tenant, Webhook, new_id
@@ -217,13 +219,13 @@ def test_requests_that_lock_rows_of_a_tenant_that_is_being_deleted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = build_spec(publisher)
-    jobs = [run_job(publisher, database) for _ in range(3)]
+    ended = [run_job(publisher, database) for _ in range(3)]
     version_id = "mv_" + "0" * 24
     requests: list[tuple[str, str, object]] = [
         ("POST", "jobs", spec),
-        ("DELETE", f"jobs/{jobs[0]}", None),
-        ("DELETE", f"jobs/{jobs[1]}/artifacts", None),
-        ("POST", f"models/{jobs[2]}/publish", {"alias": "a@b"}),
+        ("DELETE", f"jobs/{ended[0]}", None),
+        ("DELETE", f"jobs/{ended[1]}/artifacts", None),
+        ("POST", f"models/{ended[2]}/publish", {"alias": "a@b"}),
         ("POST", f"versions/{version_id}/retire", None),
         ("POST", "aliases/a@b/promote", {"version": version_id}),
         ("POST", "aliases/a@b/rollback", None),
@@ -303,6 +305,31 @@ def test_a_repetition_that_meets_the_first_request_counts_against_no_limit(
             repository.lock(session, first.tenant_id)
             asked = pool.submit(client.post, "/v1/jobs", json=spec, headers=headers)
             until_blocked(database, [asked])
-            job, _ = submit_job(session, first, CorrectionSpec.model_validate(spec), tight, "once")
+            job, _ = jobs.submit_job(
+                session, first, CorrectionSpec.model_validate(spec), tight, "once"
+            )
         answer = asked.result(GUARD_SECONDS)
         assert (answer.status_code, answer.json().get("id")) == (200, job.id)
+
+
+def test_of_parallel_deletions_of_a_jobs_files_one_is_recorded(
+    publisher: TestClient,
+    database: Database,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second comes after the first has begun, and before its files are gone."""
+    job_id = run_job(publisher, database)
+    both_have_begun = Barrier(2, timeout=GUARD_SECONDS)
+
+    def discard_together(*given: Any) -> None:
+        both_have_begun.wait()
+        discard_files(*given)
+
+    monkeypatch.setattr(jobs, "discard_files", discard_together)
+    path = f"/v1/jobs/{job_id}/artifacts"
+    asked = [pool.submit(publisher.delete, path) for _ in range(2)]
+    assert [own.result(GUARD_SECONDS).status_code for own in asked] == [204] * 2
+    assert len(list_audited(publisher, "job.delete_files")) == 1
+    events = publisher.get(f"/v1/jobs/{job_id}/events").json()["data"]
+    assert [event["type"] for event in events].count("job.files_deleted") == 1
