@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from uuid import uuid4
 
 import aiohttp
@@ -27,18 +27,23 @@ _CONNECT_SECONDS = 2.0
 _MAX_CONNECTIONS = 1024
 _IDLE_SECONDS = 4.0  # vLLM closes an idle connection after 5 s
 _LAST_BYTES_SECONDS = 0.5
+_JSON = "application/json"
+_EVENTS = "text/event-stream"
 _FAILURES = (aiohttp.ClientError, OSError)  # OSError includes timeouts
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Largest answer that is not streamed; 16,000 tokens with 20 log probabilities each take a third.
 Chosen by hand."""
+_MAX_PARSED_BYTES = 1024 * 1024
+"""Larger answers are only checked at their ends: parsing 15 MiB takes half a second, in which the
+process does nothing else. Chosen by hand."""
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event of a stream, which is kept until its end arrives. Chosen by hand."""
 _REFUSALS = frozenset({400, 413, 422})
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
 # with the start of its line, because text in JSON cannot contain a line break
-_END = b"\ndata: [DONE]"
+_ENDS = (b"\ndata: [DONE]", b"\ndata:[DONE]")
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
 _TAIL_BYTES = 2  # of an end, what may have arrived before
 
@@ -79,13 +84,15 @@ class Upstream:
 
     async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
         """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
-        response = await self._send(target, path, body)
+        response = await self._send(target, path, body, _JSON)
         try:
             content = await _read_answer(response)
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         finally:
             response.release()
+        if not _is_completion(content):
+            raise UpstreamAwayError("what it answered is no completion")
         return rename_model(content, target)
 
     async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
@@ -93,7 +100,7 @@ class Upstream:
 
         Raises `UpstreamAwayError` and `UpstreamRefusalError`.
         """
-        response = await self._send(target, path, body)
+        response = await self._send(target, path, body, _EVENTS)
         stream = UpstreamStream(response, target)
         try:
             await stream.read_first()
@@ -102,8 +109,10 @@ class Upstream:
             raise
         return stream
 
-    async def _send(self, target: Target, path: Path, body: bytes) -> aiohttp.ClientResponse:
-        """Return the server's answer with its body unread, if its status is good."""
+    async def _send(
+        self, target: Target, path: Path, body: bytes, media_type: str
+    ) -> aiohttp.ClientResponse:
+        """Return the server's answer with its body unread, if its status and type are good."""
         try:
             response = await self._open_session().post(
                 f"{target.pool.url}{path}",
@@ -111,7 +120,7 @@ class Upstream:
                 headers=_build_headers(target),
                 allow_redirects=False,
             )
-            if response.status == 200:
+            if response.status == 200 and _is_as_asked(response, media_type):
                 return response
             try:
                 problem = await _read_refusal(response, target)
@@ -158,7 +167,7 @@ class UpstreamStream:
         """Yield every event and the end mark. Raises `UpstreamBrokenError` if that is missing."""
         events = self._first
         while events:
-            self._is_over = _END in b"\n" + events
+            self._is_over = any(end in b"\n" + events for end in _ENDS)
             yield events
             if self._is_over:
                 return
@@ -242,6 +251,28 @@ def _build_headers(target: Target) -> dict[str, str]:
     return headers
 
 
+def _is_as_asked(response: aiohttp.ClientResponse, media_type: str) -> bool:
+    """Return whether an answer is of this type, and neither compressed nor encoded otherwise."""
+    encoding = response.headers.get("Content-Encoding", "identity")
+    return response.content_type == media_type and encoding.strip().lower() == "identity"
+
+
+def _is_completion(content: bytes) -> bool:
+    """Return whether an answer is a whole completion; of a large one, only the ends are read."""
+    if len(content) > _MAX_PARSED_BYTES:
+        return content.lstrip().startswith(b"{") and content.rstrip().endswith(b"}")
+    body = _read_json(content)
+    return isinstance(body, dict) and isinstance(body.get("choices"), list)
+
+
+def _read_json(content: bytes) -> Any:
+    """Return the value that `content` is the JSON of, or None."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     """Return the whole body. Raises `UpstreamRefusalError` if it is larger than allowed."""
     pieces, size = [], 0
@@ -257,9 +288,9 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> UpstreamError:
-    """Return the error that an error status means for the request."""
+    """Return the error that an answer which is not as asked means for the request."""
     if response.status not in _REFUSALS:
-        return UpstreamAwayError(f"status {response.status}")
+        return UpstreamAwayError(f"status {response.status}, {response.content_type}")
     content = b""
     while len(content) <= _MAX_ERROR_BYTES and (chunk := await response.content.readany()):
         content += chunk
@@ -269,10 +300,7 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
 
 def _read_message(content: bytes) -> str:
     """Return what a server says is wrong with a request."""
-    try:
-        body = json.loads(content)
-    except ValueError:
-        body = None
+    body = _read_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "It gave no reason."

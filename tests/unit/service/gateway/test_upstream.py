@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from service.serving.pools import ServingPool
 
 EVENTS = b'data: {"model":"mv_1.abcd","text":"a"}\n\ndata: {"model":"mv_1.abcd","text":"b"}\n\n'
 END = b"data: [DONE]\n\n"
+WHOLE = b'{"choices":[],"model":"mv_1.abcd"}'
 LAST = b"0\r\n\r\n"
 
 Work = Callable[[Upstream, Target], Awaitable[object]]
@@ -134,13 +136,17 @@ async def leave_early(upstream: Upstream, target: Target) -> None:
     await stream.aclose()
 
 
+def build_head(*headers: str, status: int = 200) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status} Any", *headers, "", ""]).encode()
+
+
 def build_answer(status: int, content: bytes, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} Any", f"Content-Length: {len(content)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + content
+    length = f"Content-Length: {len(content)}"
+    return build_head("Content-Type: application/json", length, *headers, status=status) + content
 
 
 def build_stream(content: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = build_head("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
     return head + f"{len(content):x}\r\n".encode() + content + b"\r\n"
 
 
@@ -181,10 +187,10 @@ def test_too_long_an_event_breaks_the_stream(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_too_long_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_upstream, "_MAX_ANSWER_BYTES", 10)
-    ask(Server(build_answer(200, b"x" * 10)), ask_whole)
-    with pytest.raises(UpstreamRefusalError, match="more than 10 bytes"):
-        ask(Server(build_answer(200, b"x" * 11)), ask_whole)
+    monkeypatch.setattr(gateway_upstream, "_MAX_ANSWER_BYTES", len(WHOLE))
+    ask(Server(build_answer(200, WHOLE)), ask_whole)
+    with pytest.raises(UpstreamRefusalError, match=f"more than {len(WHOLE)} bytes"):
+        ask(Server(build_answer(200, WHOLE + b" ")), ask_whole)
 
 
 def test_a_text_that_looks_like_the_end_mark_is_not_the_end() -> None:
@@ -207,6 +213,57 @@ def test_a_stream_that_brings_nothing_may_be_asked_again(chunks: list[bytes]) ->
         read(chunks, breaks=True)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(build_answer(200, b"<html>\n\n"), id="no JSON"),
+        pytest.param(build_answer(200, b'{"error":{"message":"x"}}'), id="an error"),
+        pytest.param(build_answer(200, b"[" * 10_000), id="deep"),
+        pytest.param(build_answer(200, WHOLE[:5]) + WHOLE[5:], id="longer than its length"),
+        pytest.param(build_head("Content-Type: application/json") + WHOLE[:5], id="cut off"),
+        pytest.param(build_answer(200, gzip.compress(WHOLE), "Content-Encoding: gzip"), id="gzip"),
+        pytest.param(build_answer(200, WHOLE).replace(b"/json", b"/html"), id="another type"),
+        pytest.param(build_answer(200, WHOLE).replace(b"Content-Type", b"Type"), id="no type"),
+        pytest.param(build_stream(EVENTS + END) + LAST, id="a stream"),
+    ],
+)
+def test_what_is_no_completion_is_an_outage(answer: bytes) -> None:
+    with pytest.raises(UpstreamAwayError):
+        ask(Server(answer, hangs_up=True), ask_whole)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_of_a_large_answer_the_ends_are_read(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_upstream, "_MAX_PARSED_BYTES", 10)
+    content = WHOLE[: len(WHOLE) - cut] + b"\n"
+    with pytest.raises(UpstreamAwayError) if cut else nullcontext():
+        ask(Server(build_answer(200, content)), ask_whole)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(build_answer(200, b"<html>\n\n"), id="no events"),
+        pytest.param(build_answer(200, WHOLE), id="a whole answer"),
+        pytest.param(
+            build_stream(gzip.compress(EVENTS + END) + b"\n\n").replace(
+                b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1
+            )
+            + LAST,
+            id="gzip",
+        ),
+    ],
+)
+def test_what_is_no_stream_of_events_is_an_outage(answer: bytes) -> None:
+    with pytest.raises(UpstreamAwayError):
+        ask(Server(answer, hangs_up=True), stream_whole)
+
+
+def test_the_end_mark_needs_no_space() -> None:
+    end = b"data:[DONE]\n\n"
+    assert read([EVENTS, end]) == EVENTS.replace(b"mv_1.abcd", b"mv_1") + end
+
+
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 429, 500, 503])
 def test_what_is_not_the_requests_fault_is_an_outage(status: int) -> None:
     with pytest.raises(UpstreamAwayError):
@@ -219,6 +276,8 @@ def test_a_refusal_names_the_version_not_its_name_on_the_server() -> None:
         ask(Server(build_answer(400, json.dumps(body).encode())), stream_whole)
     with pytest.raises(UpstreamRefusalError, match="no reason"):
         ask(Server(build_answer(400, b"<html>")), ask_whole)
+    with pytest.raises(UpstreamRefusalError, match="no reason"):
+        ask(Server(build_answer(400, b"[" * 10_000)), ask_whole)
 
 
 def test_text_that_looks_like_the_field_is_left_alone() -> None:
@@ -227,7 +286,7 @@ def test_text_that_looks_like_the_field_is_left_alone() -> None:
 
 
 def test_a_server_gets_the_headers_it_needs_and_no_others() -> None:
-    server = Server(build_answer(200, b"{}", "Set-Cookie: a=b"))
+    server = Server(build_answer(200, WHOLE, "Set-Cookie: a=b"))
     ask(server, ask_whole, times=2)
     for request in server.requests:
         names = {line.split(b":")[0].lower() for line in request.split(b"\r\n")[1:-2]}
@@ -252,7 +311,7 @@ def test_a_connection_is_used_again_once_its_answer_is_whole(
     assert server.connections == connections
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", build_answer(200, b"x" * 9)[:-3]])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", build_answer(200, WHOLE)[:-3]])
 def test_a_server_that_hangs_up_may_be_asked_again(answer: bytes) -> None:
     with pytest.raises(UpstreamAwayError):
         ask(Server(answer, hangs_up=True), ask_whole)
