@@ -68,6 +68,7 @@ class Upstream:
     """A pool of connections to all model servers, opened with the first request."""
 
     def __init__(self, read_seconds: float) -> None:
+        self._read_seconds = read_seconds
         self._timeout = aiohttp.ClientTimeout(
             total=None,
             connect=read_seconds,  # including the wait for a free connection
@@ -86,7 +87,8 @@ class Upstream:
         """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
         response = await self._send(target, path, body, _JSON)
         try:
-            content = await _read_answer(response)
+            async with asyncio.timeout(self._read_seconds):
+                content = await _read_answer(response)
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         finally:
@@ -101,7 +103,7 @@ class Upstream:
         Raises `UpstreamAwayError` and `UpstreamRefusalError`.
         """
         response = await self._send(target, path, body, _EVENTS)
-        stream = UpstreamStream(response, target)
+        stream = UpstreamStream(response, target, self._read_seconds)
         try:
             await stream.read_first()
         except BaseException:
@@ -112,20 +114,25 @@ class Upstream:
     async def _send(
         self, target: Target, path: Path, body: bytes, media_type: str
     ) -> aiohttp.ClientResponse:
-        """Return the server's answer with its body unread, if its status and type are good."""
+        """Return the server's answer with its body unread, if its status and type are good.
+
+        Reading times out by itself only while nothing at all arrives; a server that sends headers
+        byte by byte, or preliminary answers for ever, is given up for the time altogether.
+        """
         try:
-            response = await self._open_session().post(
-                f"{target.pool.url}{path}",
-                data=body,
-                headers=_build_headers(target),
-                allow_redirects=False,
-            )
-            if response.status == 200 and _is_as_asked(response, media_type):
-                return response
-            try:
-                problem = await _read_refusal(response, target)
-            finally:
-                response.release()
+            async with asyncio.timeout(2 * self._read_seconds):  # to connect, and to begin
+                response = await self._open_session().post(
+                    f"{target.pool.url}{path}",
+                    data=body,
+                    headers=_build_headers(target),
+                    allow_redirects=False,
+                )
+                if response.status == 200 and _is_as_asked(response, media_type):
+                    return response
+                try:
+                    problem = await _read_refusal(response, target)
+                finally:
+                    response.release()
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         raise problem
@@ -148,9 +155,12 @@ class Upstream:
 class UpstreamStream:
     """The events of one answer, complete and as they arrive, with the model's public name."""
 
-    def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, target: Target, read_seconds: float
+    ) -> None:
         self._response = response
         self._target = target
+        self._read_seconds = read_seconds
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._tail = b""
@@ -197,11 +207,12 @@ class UpstreamStream:
         Raises `UpstreamAwayError`, also for an event of more than `_MAX_EVENT_BYTES`.
         """
         try:
-            while chunk := await self._response.content.readany():
-                if events := self._add(chunk):
-                    return rename_model(events, self._target)
-                if self._pending_bytes > _MAX_EVENT_BYTES:
-                    raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
+            async with asyncio.timeout(self._read_seconds):
+                while chunk := await self._response.content.readany():
+                    if events := self._add(chunk):
+                        return rename_model(events, self._target)
+                    if self._pending_bytes > _MAX_EVENT_BYTES:
+                        raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         return b""

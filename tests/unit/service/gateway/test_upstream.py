@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,9 @@ END = b"data: [DONE]\n\n"
 WHOLE = b'{"choices":[],"model":"mv_1.abcd"}'
 LAST = b"0\r\n\r\n"
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Work = Callable[[Upstream, Target], Awaitable[object]]
+GUARD_SECONDS = 30
 
 
 def make_target(port: int = 8000) -> Target:
@@ -64,7 +66,7 @@ def read(pieces: Sequence[bytes], breaks: bool = False) -> bytes:
 
     async def run() -> bytes:
         response: Any = SimpleNamespace(content=Body(pieces, breaks), release=lambda: None)
-        stream = UpstreamStream(response, TARGET)
+        stream = UpstreamStream(response, TARGET, 5)
         await stream.read_first()
         return await read_to_end(stream)
 
@@ -104,9 +106,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(server: Server) -> AsyncIterator[tuple[Upstream, Target]]:
+async def serve(server: Handler, read_seconds: float = 5) -> AsyncIterator[tuple[Upstream, Target]]:
     listener = await asyncio.start_server(server, "127.0.0.1", 0)
-    upstream = Upstream(5)
+    upstream = Upstream(read_seconds)
     try:
         yield upstream, make_target(listener.sockets[0].getsockname()[1])
     finally:
@@ -257,6 +259,62 @@ def test_of_a_large_answer_the_ends_are_read(cut: int, monkeypatch: pytest.Monke
 def test_what_is_no_stream_of_events_is_an_outage(answer: bytes) -> None:
     with pytest.raises(UpstreamAwayError):
         ask(Server(answer, hangs_up=True), stream_whole)
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece", "work", "error"),
+    [
+        pytest.param(b"", build_head(status=103), ask_whole, UpstreamAwayError, id="interim"),
+        pytest.param(build_head()[:-2], b"A: b\r\n", ask_whole, UpstreamAwayError, id="headers"),
+        pytest.param(
+            build_answer(200, b" " * 10**6)[: -(10**6)],
+            b" ",
+            ask_whole,
+            UpstreamAwayError,
+            id="answer",
+        ),
+        pytest.param(
+            build_answer(400, b" " * 10**6)[: -(10**6)],
+            b" ",
+            ask_whole,
+            UpstreamAwayError,
+            id="refusal",
+        ),
+        pytest.param(
+            build_stream(b"")[:-5], b"1\r\n \r\n", stream_whole, UpstreamAwayError, id="first event"
+        ),
+        pytest.param(
+            build_stream(EVENTS), b"1\r\n \r\n", stream_whole, UpstreamBrokenError, id="event"
+        ),
+    ],
+)
+def test_a_server_that_goes_on_piece_by_piece_is_given_up(
+    begin: bytes, piece: bytes, work: Work, error: type[Exception]
+) -> None:
+    """None of its pauses is as long as a server may be silent."""
+
+    async def run() -> None:
+        over = asyncio.Event()
+
+        async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                await reader.readuntil(b"\r\n\r\n{}")
+                writer.write(begin)
+                while not writer.is_closing():
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+            writer.close()
+            over.set()
+
+        try:
+            async with serve(drip, read_seconds=0.2) as (upstream, target):
+                await asyncio.wait_for(work(upstream, target), GUARD_SECONDS)
+        finally:
+            await over.wait()
+
+    with pytest.raises(error, match="TimeoutError"):
+        asyncio.run(run())
 
 
 def test_the_end_mark_needs_no_space() -> None:
