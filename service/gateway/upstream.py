@@ -141,15 +141,34 @@ class Upstream:
         """Return the pool, which belongs to the event loop that opened it."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS
-                ),
+                connector=_Connector(limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent",),
             )
         return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections of which none has an answer waiting before anything was asked.
+
+    A server or proxy that answers once too often would otherwise give the next request, perhaps
+    another tenant's, an answer that is not its own.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.connector.Connection:
+        """Return a connection that is open and on which nothing has arrived."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 class UpstreamStream:

@@ -369,6 +369,37 @@ def test_a_connection_is_used_again_once_its_answer_is_whole(
     assert server.connections == connections
 
 
+def test_an_answer_that_nobody_asked_for_is_given_to_nobody() -> None:
+    """It arrives on a connection that waits for its next request."""
+
+    async def run() -> list[bytes]:
+        taken, both_were_sent = asyncio.Event(), asyncio.Event()
+
+        async def answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n{}")
+            number = b"1" if not taken.is_set() else b"2"
+            writer.write(build_answer(200, WHOLE.replace(b"[]", b"[" + number + b"]")))
+            await taken.wait()
+            writer.write(build_answer(200, WHOLE.replace(b"[]", b"[99]")))
+            await writer.drain()
+            both_were_sent.set()
+            await reader.read()
+            writer.close()
+
+        async with serve(answer_twice) as (upstream, target):
+            answers = [await ask_whole(upstream, target)]
+            taken.set()
+            await both_were_sent.wait()
+            for _ in range(5):
+                await asyncio.sleep(0)  # until it has arrived
+            answers.append(await ask_whole(upstream, target))
+        await asyncio.sleep(0)
+        return answers
+
+    answers = asyncio.run(run())
+    assert [json.loads(answer)["choices"] for answer in answers] == [[1], [2]]
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", build_answer(200, WHOLE)[:-3]])
 def test_a_server_that_hangs_up_may_be_asked_again(answer: bytes) -> None:
     with pytest.raises(UpstreamAwayError):
