@@ -102,14 +102,16 @@ def split(
 ) -> Alias:
     """Send `percent` per cent of the alias's requests to the version; 0 ends the split.
 
-    Raises what `promote` does.
+    Nothing is recorded if they are sent there already. Raises what `promote` does.
     """
     alias = get_alias(session, tenant_id, name, lock=True)
     chosen = None
     if percent:
         chosen = _get_second(session, alias, version_id)
-    alias.split_version_id = chosen.id if chosen else None
-    alias.split_percent = percent or None
+    wanted = (chosen.id if chosen else None, percent or None)
+    if wanted == (alias.split_version_id, alias.split_percent):
+        return alias
+    alias.split_version_id, alias.split_percent = wanted
     alias.updated_at = fetch_now(session)
     version = chosen or get_version(session, tenant_id, alias.version_id)
     message = f"{percent} % of {name} go to {version.id}." if chosen else f"{name} is not split."

@@ -187,7 +187,7 @@ def _aim(
             f"{version.id} is being published for {version.target_alias} already. "
             "Promote it once it is live."
         )
-    else:
+    elif version.target_alias is None:
         version.target_alias = request.alias
         record(session, version.tenant_id, "version.publish", version.id, {"alias": request.alias})
 

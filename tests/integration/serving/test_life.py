@@ -286,3 +286,31 @@ def test_every_change_is_in_the_audit_log(stage: Stage, client: httpx.Client, te
     assert promoted["source"] == "127.0.0.1"
     assert promoted["data"]["reason"] == "better"
     assert (promoted["data"]["from"], promoted["data"]["version"]) == (first, second)
+
+
+def test_a_repetition_that_changes_nothing_is_not_recorded(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    job = stage.make_job(tenant)
+    path, body = f"/v1/models/{job}/publish", {"alias": ALIAS}
+    first, again = client.post(path, json=body), client.post(path, json=body)
+    assert (first.status_code, again.status_code) == (202, 200)
+    stage.build(first.json()["id"], "one")
+    stage.wait_for(client, first.json()["id"], "live")
+    second = stage.publish(client, tenant, "two")
+    stage.wait_for(client, second, "live")
+    for action, sent in [
+        ("split", {"percent": 0}),
+        ("split", {"version": second, "percent": 10}),
+        ("split", {"version": second, "percent": 10}),
+        ("promote", {"version": second}),
+        ("promote", {"version": second}),
+    ]:
+        assert client.post(f"/v1/aliases/{ALIAS}/{action}", json=sent).status_code == 200
+    kinds = ["publish", "build", "canary", "promote", "split", "promote"]
+    assert list_kinds(client, f"/v1/aliases/{ALIAS}") == kinds
+    with stage.connect(tenant, "admin") as admin:
+        entries = admin.get("/v1/audit").json()["data"]
+    found = [entry["action"] for entry in entries if not entry["action"].startswith("key.")]
+    published = ["version.publish", "alias.promote", "version.publish"]
+    assert found == [*published, "alias.split", "alias.promote"]
