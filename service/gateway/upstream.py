@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import aiohttp
 
+from excise.redaction import redact
 from service.gateway.routing import Target
 from service.tracing import build_trace_headers
 
@@ -329,9 +330,9 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
 
 
 def _read_message(content: bytes) -> str:
-    """Return what a server says is wrong with a request."""
+    """Return what a server says is wrong with a request, without secrets that it repeats."""
     body = _read_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "It gave no reason."
-    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]
+    return redact(" ".join(text.split()))[:_MAX_MESSAGE_CHARACTERS]

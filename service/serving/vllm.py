@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from excise.redaction import redact
 from service.tracing import build_trace_headers
 
 MIN_VERSION = (0, 18)
@@ -297,7 +298,7 @@ def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
 
 
 def _read_message(answer: httpx.Response) -> str:
-    """Return the server's error message, in whatever form it is sent, truncated."""
+    """Return the server's error message, however it is sent, without secrets and truncated."""
     try:
         body = answer.json()
     except (ValueError, RecursionError):
@@ -305,7 +306,7 @@ def _read_message(answer: httpx.Response) -> str:
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     text = message if isinstance(message, str) else answer.text
-    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS] or "no reason given"
+    return redact(" ".join(text.split()))[:_MAX_MESSAGE_CHARACTERS] or "no reason given"
 
 
 def _read(kind: type[_Model], answer: httpx.Response) -> _Model:

@@ -338,6 +338,12 @@ def test_a_refusal_names_the_version_not_its_name_on_the_server() -> None:
         ask(Server(build_answer(400, b"[" * 10_000)), ask_whole)
 
 
+def test_a_refusal_that_repeats_our_key_is_redacted() -> None:
+    body = {"error": {"message": f"{'x ' * 230}Authorization: Bearer between-us-alone"}}
+    with pytest.raises(UpstreamRefusalError, match=r"Authorization: (Bearer )?\*\*\*$"):
+        ask(Server(build_answer(400, json.dumps(body).encode())), ask_whole)
+
+
 def test_text_that_looks_like_the_field_is_left_alone() -> None:
     text = rb'{"text":"\"model\":\"mv_1.abcd\"","model":"mv_1.abcd"}'
     assert rename_model(text, TARGET) == rb'{"text":"\"model\":\"mv_1.abcd\"","model":"mv_1"}'

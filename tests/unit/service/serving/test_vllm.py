@@ -157,6 +157,12 @@ def test_a_refusal_of_deeply_nested_json_is_quoted() -> None:
         ask(lambda _: httpx.Response(500, content=b"[" * 10_000), lambda server: server.models())
 
 
+def test_a_refusal_that_repeats_our_key_is_redacted() -> None:
+    with pytest.raises(VllmRefusalError) as raised:
+        ask(refuse(401, f"Authorization: Bearer {KEY} is wrong"), lambda server: server.models())
+    assert KEY not in str(raised.value)
+
+
 def test_redirects_are_not_followed() -> None:
     answer = httpx.Response(307, headers={"location": "http://elsewhere/"})
     with pytest.raises(VllmRefusalError, match="307"):
