@@ -13,7 +13,7 @@ from service.audit.recording import record
 from service.database import Database
 from service.errors import ConflictError, NotFoundError, QuotaExceededError, UnauthorizedError
 from service.jobs.intermediates import delete_unnamed, discard_files
-from service.models import ENDED_STATUSES, Job, ModelVersion, Tenant
+from service.models import ENDED_STATUSES, Job, ModelVersion
 from service.tenants import repository
 
 _DELETE = {
@@ -46,16 +46,19 @@ def load_quotas(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
     return defaults.model_copy(update=(tenant and tenant.quotas) or {})
 
 
-def set_quotas(session: Session, tenant: Tenant, changes: dict[str, int | None]) -> None:
+def set_quotas(session: Session, tenant_id: str, changes: dict[str, int | None]) -> None:
     """Set quotas of the tenant's own; None restores the one from the settings.
 
-    Raises pydantic's `ValidationError`.
+    Raises `NotFoundError` and pydantic's `ValidationError`.
     """
-    own = {**(tenant.quotas or {}), **changes}
+    earlier = repository.lock(session, tenant_id)
+    if earlier is None:
+        raise NotFoundError("There is no such tenant.")
+    own = {**earlier, **changes}
     own = {name: value for name, value in own.items() if value is not None}
     Quotas.model_validate(own)
-    tenant.quotas = own or None
-    record(session, tenant.id, "tenant.set_quotas", tenant.id, {"quotas": own})
+    repository.store_quotas(session, tenant_id, own)
+    record(session, tenant_id, "tenant.set_quotas", tenant_id, {"quotas": own})
     session.flush()
 
 

@@ -7,11 +7,11 @@ adds one that refers to another, takes `keep` or `lock` first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, Text, cast, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, Table, Text, cast, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from excise.names import OPEN_STATUSES
@@ -64,6 +64,12 @@ def keep_of_job(session: Session, job_id: str) -> bool:
     """Do the same with the job's tenant; return whether the job exists."""
     statement = select(Tenant.id).join(Job, Job.tenant_id == Tenant.id).where(Job.id == job_id)
     return _keep(session, statement)
+
+
+def store_quotas(session: Session, tenant_id: str, own: Mapping[str, Any]) -> None:
+    """Store the tenant's own quotas."""
+    statement = update(Tenant).where(Tenant.id == tenant_id)
+    session.execute(statement.values(quotas=dict(own) or None))
 
 
 def measure_prompt_sets(session: Session, tenant_id: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from excise.resources.tenants import Quotas
 from excise.specs import CorrectionSpec
 from service.app import create_app
 from service.database import Database
+from service.errors import NotFoundError
 from service.estimates import operations as estimates
 from service.jobs import operations as jobs
 from service.jobs.execution import attach_artifact, claim_job, finish_job, finish_stage, start_stage
@@ -27,6 +28,7 @@ from service.models import ApiKey, Job, PromptSet, Tenant, Webhook, new_id
 from service.serving.pools import ServingPool
 from service.serving.reconciler import Reconciler
 from service.settings import Settings
+from service.tenants import operations as tenants
 from service.tenants import repository
 from service.webhooks import deliverer
 from service.webhooks.deliverer import Deliverer
@@ -333,3 +335,39 @@ def test_of_parallel_deletions_of_a_jobs_files_one_is_recorded(
     assert len(list_audited(publisher, "job.delete_files")) == 1
     events = publisher.get(f"/v1/jobs/{job_id}/events").json()["data"]
     assert [event["type"] for event in events].count("job.files_deleted") == 1
+
+
+def test_quotas_that_are_set_while_others_are(
+    client: TestClient, database: Database, pool: ThreadPoolExecutor
+) -> None:
+    tenant_id = client.get("/v1/tenant").json()["id"]
+
+    def set_quota(name: str) -> None:
+        with database.transaction() as session:
+            tenants.set_quotas(session, tenant_id, {name: 7})
+
+    with database.transaction() as session:
+        tenants.set_quotas(session, tenant_id, {"keys": 7})
+        begun = pool.submit(set_quota, "jobs")
+        until_blocked(database, [begun])
+    begun.result(GUARD_SECONDS)
+    quotas = client.get("/v1/tenant").json()["quotas"]
+    assert (quotas["keys"], quotas["jobs"]) == (7, 7)
+
+
+def test_quotas_of_a_tenant_that_is_being_deleted(
+    client: TestClient, database: Database, pool: ThreadPoolExecutor
+) -> None:
+    tenant_id = client.get("/v1/tenant").json()["id"]
+
+    def set_quota() -> None:
+        with database.transaction() as session:
+            tenants.set_quotas(session, tenant_id, {"keys": 7})
+
+    with database.transaction() as session:
+        repository.lock_for_deletion(session, tenant_id)
+        repository.delete_tenant(session, tenant_id)
+        begun = pool.submit(set_quota)
+        until_blocked(database, [begun])
+    with pytest.raises(NotFoundError):
+        begun.result(GUARD_SECONDS)
