@@ -127,6 +127,12 @@ def give_up_pending(session: Session, webhook_id: str) -> None:
 
 
 def delete_ended(session: Session, days: int) -> None:
-    """Delete deliveries that ended more than `days` days ago."""
-    before = func.clock_timestamp() - timedelta(days=days)
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.ended_at < before))
+    """Delete deliveries that ended more than `days` days ago, except those that others have locked.
+
+    Their webhooks are being deleted; waiting for several of them might be a deadlock.
+    """
+    old = select(WebhookDelivery.id).where(
+        WebhookDelivery.ended_at < func.clock_timestamp() - timedelta(days=days)
+    )
+    unlocked = old.with_for_update(skip_locked=True)
+    session.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(unlocked)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Table, delete, select, text
+from sqlalchemy import Table, delete, func, select, text, update
 
 from excise.names import JobFile
 from excise.resources.tenants import Quotas
@@ -24,7 +25,17 @@ from service.jobs.execution import attach_artifact, claim_job, finish_job, finis
 from service.jobs.intermediates import discard_files
 from service.keys.operations import authenticate
 from service.keys.repository import ensure_tenant
-from service.models import ApiKey, Job, PromptSet, Tenant, Webhook, new_id
+from service.models import (
+    ApiKey,
+    Job,
+    OutboxMessage,
+    PromptSet,
+    Tenant,
+    Webhook,
+    WebhookDelivery,
+    new_id,
+)
+from service.outbox import delete_old_sent, enqueue
 from service.serving.pools import ServingPool
 from service.serving.reconciler import Reconciler
 from service.settings import Settings
@@ -371,3 +382,32 @@ def test_quotas_of_a_tenant_that_is_being_deleted(
         until_blocked(database, [begun])
     with pytest.raises(NotFoundError):
         begun.result(GUARD_SECONDS)
+
+
+def test_tidying_up_waits_for_no_deletion(
+    client: TestClient, database: Database, settings: Settings, pool: ThreadPoolExecutor
+) -> None:
+    """It meets a deletion that has some of the rows, and would wait for others of them."""
+    webhook_id = client.post("/v1/webhooks", json={"url": "https://1.1.1.1/x"}).json()["id"]
+    job_id = submit(client)["id"]
+    for _ in range(2):
+        client.post(f"/v1/webhooks/{webhook_id}/ping")
+    long_ago = func.now() - timedelta(days=60)
+    with database.transaction() as session:
+        enqueue(session, job_id)
+        session.execute(update(OutboxMessage).values(sent_at=long_ago))
+        ended = {"status": "failed", "next_attempt_at": None, "ended_at": long_ago}
+        session.execute(update(WebhookDelivery).values(ended))
+    with database.transaction() as session:
+        tables: list[type[Any]] = [OutboxMessage, WebhookDelivery]
+        for table in tables:
+            session.execute(select(table.id).limit(1).with_for_update())
+        pool.submit(tidy, database, settings).result(GUARD_SECONDS)
+        for table in tables:
+            assert session.scalar(select(func.count(table.id))) == 1
+
+
+def tidy(database: Database, settings: Settings) -> None:
+    with database.transaction() as session:
+        delete_old_sent(session)
+    Deliverer(database, settings).tidy_once()
