@@ -47,15 +47,14 @@ def promote(
         raise InvalidRequestError(
             "An alias has a name like model@stage: letters, digits, dots, dashes.", param="alias"
         )
-    # lock aliases before versions
-    repository.find_alias(session, tenant_id, name, lock=True)
+    alias = repository.lock_alias(session, tenant_id, name)
     version = get_version(session, tenant_id, version_id, lock=True)
     check_may_serve(version)
-    if made := repository.ensure_alias(session, tenant_id, name, version.id):
+    if alias is None:
+        made = repository.insert_alias(session, tenant_id, name, version.id)
         message = f"{name} is new and points at {version.id}."
         _record(session, version, "promote", message, made, key_id, reason, None)
         return made
-    alias = get_alias(session, tenant_id, name, lock=True)
     if alias.version_id == version.id and alias.split_version_id is None:
         return alias
     before = alias.version_id

@@ -125,7 +125,7 @@ def _find_or_make(
     _check_may_publish(identity, job, request)
     fitting = list_fitting_pools(pools, job.model)
     if request.alias is not None:  # the locking order is aliases, then versions
-        repository.find_alias(session, job.tenant_id, request.alias, lock=True)
+        repository.lock_alias(session, job.tenant_id, request.alias)
     if (version := repository.find_open_version(session, job.id)) is not None:
         if request.alias is not None:
             _aim(session, identity, version, request)
