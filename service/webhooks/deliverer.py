@@ -221,7 +221,7 @@ class Deliverer:
             if webhook is None:  # it was deleted meanwhile
                 return
             webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
-            delivery = repository.find_delivery(session, webhook.id, post.delivery_id)
+            delivery = repository.find_delivery(session, webhook.id, post.delivery_id, lock=True)
             if delivery is not None and delivery.status == DeliveryStatus.PENDING:
                 self._note(session, webhook, delivery, outcome)
 

@@ -53,12 +53,16 @@ def list_webhooks(
     return session.scalars(page_back(statement, Webhook.number, before, limit)).all()
 
 
-def find_delivery(session: Session, webhook_id: str, delivery_id: str) -> WebhookDelivery | None:
-    """Return the webhook's delivery with this id, locked."""
+def find_delivery(
+    session: Session, webhook_id: str, delivery_id: str, *, lock: bool = False
+) -> WebhookDelivery | None:
+    """Return the webhook's delivery with this id."""
     statement = select(WebhookDelivery).where(
         WebhookDelivery.webhook_id == webhook_id, WebhookDelivery.id == delivery_id
     )
-    return session.scalars(statement.with_for_update()).one_or_none()
+    if lock:
+        statement = statement.with_for_update()
+    return session.scalars(statement).one_or_none()
 
 
 def list_deliveries(

@@ -411,3 +411,16 @@ def tidy(database: Database, settings: Settings) -> None:
     with database.transaction() as session:
         delete_old_sent(session)
     Deliverer(database, settings).tidy_once()
+
+
+def test_a_list_of_deliveries_waits_for_none_of_them(
+    client: TestClient, database: Database, pool: ThreadPoolExecutor
+) -> None:
+    webhook_id = client.post("/v1/webhooks", json={"url": "https://1.1.1.1/x"}).json()["id"]
+    first, last = (client.post(f"/v1/webhooks/{webhook_id}/ping").json()["id"] for _ in range(2))
+    with database.transaction() as session:
+        of_last = select(WebhookDelivery.id).where(WebhookDelivery.id == last)
+        session.execute(of_last.with_for_update())
+        path = f"/v1/webhooks/{webhook_id}/deliveries?after={last}"
+        answer = pool.submit(client.get, path).result(GUARD_SECONDS)
+    assert [delivery["id"] for delivery in answer.json()["data"]] == [first]
