@@ -103,9 +103,15 @@ def resend(session: Session, policy: LeasePolicy[Row], unclaimed_seconds: float 
 
 
 def delete_old_sent(session: Session) -> None:
-    """Delete messages sent more than a day ago."""
-    before = func.clock_timestamp() - _KEEP_SENT
-    session.execute(delete(OutboxMessage).where(OutboxMessage.sent_at < before))
+    """Delete messages sent more than a day ago, except those that others have locked.
+
+    Their jobs are being deleted; waiting for several of them might be a deadlock.
+    """
+    old = select(OutboxMessage.id).where(
+        OutboxMessage.sent_at < func.clock_timestamp() - _KEEP_SENT
+    )
+    unlocked = old.with_for_update(skip_locked=True)
+    session.execute(delete(OutboxMessage).where(OutboxMessage.id.in_(unlocked)))
 
 
 def _address(message: OutboxMessage) -> tuple[str, str]:

@@ -57,7 +57,11 @@ def set_quota(
     """Set a tenant's own quotas."""
     wanted = dict(_parse_change(change) for change in changes)
     with open_database() as database, database.transaction() as session:
-        operations.set_quotas(session, _find(session, name), wanted)
+        tenant_id = _find(session, name).id
+        try:
+            operations.set_quotas(session, tenant_id, wanted)
+        except ExciseError as error:
+            raise CommandError(error.message) from None
     print(f"{name}: {', '.join(changes)}")
 
 

@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from uuid import uuid4
 
 import aiohttp
 
+from excise.redaction import redact
 from service.gateway.routing import Target
 from service.tracing import build_trace_headers
 
@@ -27,18 +28,23 @@ _CONNECT_SECONDS = 2.0
 _MAX_CONNECTIONS = 1024
 _IDLE_SECONDS = 4.0  # vLLM closes an idle connection after 5 s
 _LAST_BYTES_SECONDS = 0.5
+_JSON = "application/json"
+_EVENTS = "text/event-stream"
 _FAILURES = (aiohttp.ClientError, OSError)  # OSError includes timeouts
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_MESSAGE_CHARACTERS = 500
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Largest answer that is not streamed; 16,000 tokens with 20 log probabilities each take a third.
 Chosen by hand."""
+_MAX_PARSED_BYTES = 1024 * 1024
+"""Larger answers are only checked at their ends: parsing 15 MiB takes half a second, in which the
+process does nothing else. Chosen by hand."""
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event of a stream, which is kept until its end arrives. Chosen by hand."""
 _REFUSALS = frozenset({400, 413, 422})
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
 # with the start of its line, because text in JSON cannot contain a line break
-_END = b"\ndata: [DONE]"
+_ENDS = (b"\ndata: [DONE]", b"\ndata:[DONE]")
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
 _TAIL_BYTES = 2  # of an end, what may have arrived before
 
@@ -63,6 +69,7 @@ class Upstream:
     """A pool of connections to all model servers, opened with the first request."""
 
     def __init__(self, read_seconds: float) -> None:
+        self._read_seconds = read_seconds
         self._timeout = aiohttp.ClientTimeout(
             total=None,
             connect=read_seconds,  # including the wait for a free connection
@@ -79,13 +86,16 @@ class Upstream:
 
     async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
         """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
-        response = await self._send(target, path, body)
+        response = await self._send(target, path, body, _JSON)
         try:
-            content = await _read_answer(response)
+            async with asyncio.timeout(self._read_seconds):
+                content = await _read_answer(response)
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         finally:
             response.release()
+        if not _is_completion(content):
+            raise UpstreamAwayError("what it answered is no completion")
         return rename_model(content, target)
 
     async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
@@ -93,8 +103,8 @@ class Upstream:
 
         Raises `UpstreamAwayError` and `UpstreamRefusalError`.
         """
-        response = await self._send(target, path, body)
-        stream = UpstreamStream(response, target)
+        response = await self._send(target, path, body, _EVENTS)
+        stream = UpstreamStream(response, target, self._read_seconds)
         try:
             await stream.read_first()
         except BaseException:
@@ -102,21 +112,28 @@ class Upstream:
             raise
         return stream
 
-    async def _send(self, target: Target, path: Path, body: bytes) -> aiohttp.ClientResponse:
-        """Return the server's answer with its body unread, if its status is good."""
+    async def _send(
+        self, target: Target, path: Path, body: bytes, media_type: str
+    ) -> aiohttp.ClientResponse:
+        """Return the server's answer with its body unread, if its status and type are good.
+
+        Reading times out by itself only while nothing at all arrives; a server that sends headers
+        byte by byte, or preliminary answers for ever, is given up for the time altogether.
+        """
         try:
-            response = await self._open_session().post(
-                f"{target.pool.url}{path}",
-                data=body,
-                headers=_build_headers(target),
-                allow_redirects=False,
-            )
-            if response.status == 200:
-                return response
-            try:
-                problem = await _read_refusal(response, target)
-            finally:
-                response.release()
+            async with asyncio.timeout(2 * self._read_seconds):  # to connect, and to begin
+                response = await self._open_session().post(
+                    f"{target.pool.url}{path}",
+                    data=body,
+                    headers=_build_headers(target),
+                    allow_redirects=False,
+                )
+                if response.status == 200 and _is_as_asked(response, media_type):
+                    return response
+                try:
+                    problem = await _read_refusal(response, target)
+                finally:
+                    response.release()
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         raise problem
@@ -125,9 +142,7 @@ class Upstream:
         """Return the pool, which belongs to the event loop that opened it."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS
-                ),
+                connector=_Connector(limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
                 auto_decompress=False,
@@ -136,12 +151,36 @@ class Upstream:
         return self._session
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Connections of which none has an answer waiting before anything was asked.
+
+    A server or proxy that answers once too often would otherwise give the next request, perhaps
+    another tenant's, an answer that is not its own.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.connector.Connection:
+        """Return a connection that is open and on which nothing has arrived."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
 class UpstreamStream:
     """The events of one answer, complete and as they arrive, with the model's public name."""
 
-    def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, target: Target, read_seconds: float
+    ) -> None:
         self._response = response
         self._target = target
+        self._read_seconds = read_seconds
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._tail = b""
@@ -158,7 +197,7 @@ class UpstreamStream:
         """Yield every event and the end mark. Raises `UpstreamBrokenError` if that is missing."""
         events = self._first
         while events:
-            self._is_over = _END in b"\n" + events
+            self._is_over = any(end in b"\n" + events for end in _ENDS)
             yield events
             if self._is_over:
                 return
@@ -188,11 +227,12 @@ class UpstreamStream:
         Raises `UpstreamAwayError`, also for an event of more than `_MAX_EVENT_BYTES`.
         """
         try:
-            while chunk := await self._response.content.readany():
-                if events := self._add(chunk):
-                    return rename_model(events, self._target)
-                if self._pending_bytes > _MAX_EVENT_BYTES:
-                    raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
+            async with asyncio.timeout(self._read_seconds):
+                while chunk := await self._response.content.readany():
+                    if events := self._add(chunk):
+                        return rename_model(events, self._target)
+                    if self._pending_bytes > _MAX_EVENT_BYTES:
+                        raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
         except _FAILURES as error:
             raise UpstreamAwayError(type(error).__name__) from None
         return b""
@@ -242,6 +282,28 @@ def _build_headers(target: Target) -> dict[str, str]:
     return headers
 
 
+def _is_as_asked(response: aiohttp.ClientResponse, media_type: str) -> bool:
+    """Return whether an answer is of this type, and neither compressed nor encoded otherwise."""
+    encoding = response.headers.get("Content-Encoding", "identity")
+    return response.content_type == media_type and encoding.strip().lower() == "identity"
+
+
+def _is_completion(content: bytes) -> bool:
+    """Return whether an answer is a whole completion; of a large one, only the ends are read."""
+    if len(content) > _MAX_PARSED_BYTES:
+        return content.lstrip().startswith(b"{") and content.rstrip().endswith(b"}")
+    body = _read_json(content)
+    return isinstance(body, dict) and isinstance(body.get("choices"), list)
+
+
+def _read_json(content: bytes) -> Any:
+    """Return the value that `content` is the JSON of, or None."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     """Return the whole body. Raises `UpstreamRefusalError` if it is larger than allowed."""
     pieces, size = [], 0
@@ -257,9 +319,9 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> UpstreamError:
-    """Return the error that an error status means for the request."""
+    """Return the error that an answer which is not as asked means for the request."""
     if response.status not in _REFUSALS:
-        return UpstreamAwayError(f"status {response.status}")
+        return UpstreamAwayError(f"status {response.status}, {response.content_type}")
     content = b""
     while len(content) <= _MAX_ERROR_BYTES and (chunk := await response.content.readany()):
         content += chunk
@@ -268,12 +330,9 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
 
 
 def _read_message(content: bytes) -> str:
-    """Return what a server says is wrong with a request."""
-    try:
-        body = json.loads(content)
-    except ValueError:
-        body = None
+    """Return what a server says is wrong with a request, without secrets that it repeats."""
+    body = _read_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "It gave no reason."
-    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]
+    return redact(" ".join(text.split()))[:_MAX_MESSAGE_CHARACTERS]

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from service.artifacts import ArtifactStore
 from service.database import Database
 from service.models import Job, JobArtifact, ModelVersion, Shard, StageResult
+from service.tenants import repository as tenant_repository
 
 
 def lock_artifact(session: Session, sha256: str) -> None:
@@ -77,6 +78,7 @@ def discard_files(
     """
     for job_id, sha256 in files:
         with database.transaction() as session:
+            tenant_repository.keep_of_job(session, job_id)
             session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
             lock_artifact(session, sha256)
             for table in (JobArtifact, StageResult):

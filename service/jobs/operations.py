@@ -31,17 +31,17 @@ from service.jobs.model_checks import check_model
 from service.jobs.prompt_set_checks import check_prompt_sets
 from service.jobs.transitions import append_event, cancel
 from service.keys.operations import Identity
-from service.keys.repository import lock_key
 from service.listing import Noun, cut_page
 from service.models import Event, IdempotencyKey, Job, JobArtifact, new_id
 from service.outbox import enqueue
 from service.serving.pools import list_fitting_pools
 from service.settings import Settings
 from service.tenants import repository as tenant_repository
-from service.tenants.operations import check_room_for_job
+from service.tenants.operations import check_room_for_job, keep_tenant, lock_tenant
 
 _JOB = Noun("job", "GET /v1/jobs", re.compile(r"job_[0-9a-f]{24}"))
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FILES_DELETED = "job.files_deleted"
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
@@ -60,7 +60,7 @@ def submit_job(
     """
     check_idempotency_key(idempotency_key)
     request_sha256 = hash_spec(spec)
-    lock_key(session, identity.key_id)
+    lock_tenant(session, identity.tenant_id)  # a request with the same key may be under way
     if earlier := _find_earlier(session, identity, idempotency_key):
         return _replay(session, earlier, request_sha256), False
     source = _check_admissible(session, identity, spec, settings)
@@ -70,7 +70,7 @@ def submit_job(
     job.estimate = None if found is None else found.model_dump(mode="json")
     if idempotency_key is not None and not repository.reserve_idempotency_key(
         session, identity.tenant_id, idempotency_key, request_sha256, job.id
-    ):  # another request with this key was faster
+    ):  # a publication with this key was faster
         winner = _find_earlier(session, identity, idempotency_key)
         assert winner is not None
         return _replay(session, winner, request_sha256), False
@@ -95,6 +95,7 @@ def check_submission(
     does, except `DoesNotFitError`.
     """
     check_idempotency_key(idempotency_key)
+    lock_tenant(session, identity.tenant_id)
     if _find_earlier(session, identity, idempotency_key):
         return False
     _check_admissible(session, identity, spec, settings)
@@ -142,8 +143,9 @@ def delete_artifacts(database: Database, store: ArtifactStore, tenant_id: str, j
     with database.transaction() as session:
         job = _get_ended(session, tenant_id, job_id)
         files = [(job.id, artifact.sha256) for artifact in job.artifacts]
-        if files:
-            append_event(session, job.id, "job.files_deleted", "The job's files were deleted.")
+        # an ended job gets no more files, so a second deletion only completes the first
+        if files and not repository.has_event(session, job.id, _FILES_DELETED):
+            append_event(session, job.id, _FILES_DELETED, "The job's files were deleted.")
             record(session, tenant_id, "job.delete_files", job.id, {"files": len(files)})
     discard_files(database, store, files)
 
@@ -203,6 +205,7 @@ def get_artifact(session: Session, tenant_id: str, job_id: str, name: str) -> Jo
 
 def _get_ended(session: Session, tenant_id: str, job_id: str) -> Job:
     """Return the tenant's job, locked. Raises `NotFoundError`, or `ConflictError` if open."""
+    keep_tenant(session, tenant_id)
     job = get_job(session, tenant_id, job_id, lock=True)
     if JobStatus(job.status).is_open:
         raise ConflictError(f"The job is {job.status}. Cancel it, and delete it once it has ended.")

@@ -141,6 +141,12 @@ def find_newest_event(session: Session, job_id: str) -> int:
     return session.execute(statement).scalar_one()
 
 
+def has_event(session: Session, job_id: str, event_type: str) -> bool:
+    """Return whether the job has an event of this type."""
+    statement = select(Event.id).where(Event.job_id == job_id, Event.type == event_type)
+    return session.scalar(statement.limit(1)) is not None
+
+
 def list_new_events(session: Session, after: Mapping[str, int], limit: int) -> Sequence[Event]:
     """Return up to `limit` newer events of the jobs, oldest first.
 

@@ -69,8 +69,3 @@ def touch_key(session: Session, key_id: str) -> None:
         .values(last_used_at=now)
         .execution_options(synchronize_session=False)
     )
-
-
-def lock_key(session: Session, key_id: str) -> None:
-    """Block other submissions with the same key until the transaction ends."""
-    session.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update(key_share=True))

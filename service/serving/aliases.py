@@ -47,15 +47,14 @@ def promote(
         raise InvalidRequestError(
             "An alias has a name like model@stage: letters, digits, dots, dashes.", param="alias"
         )
-    # lock aliases before versions
-    repository.find_alias(session, tenant_id, name, lock=True)
+    alias = repository.lock_alias(session, tenant_id, name)
     version = get_version(session, tenant_id, version_id, lock=True)
     check_may_serve(version)
-    if made := repository.ensure_alias(session, tenant_id, name, version.id):
+    if alias is None:
+        made = repository.insert_alias(session, tenant_id, name, version.id)
         message = f"{name} is new and points at {version.id}."
         _record(session, version, "promote", message, made, key_id, reason, None)
         return made
-    alias = get_alias(session, tenant_id, name, lock=True)
     if alias.version_id == version.id and alias.split_version_id is None:
         return alias
     before = alias.version_id
@@ -102,14 +101,16 @@ def split(
 ) -> Alias:
     """Send `percent` per cent of the alias's requests to the version; 0 ends the split.
 
-    Raises what `promote` does.
+    Nothing is recorded if they are sent there already. Raises what `promote` does.
     """
     alias = get_alias(session, tenant_id, name, lock=True)
     chosen = None
     if percent:
         chosen = _get_second(session, alias, version_id)
-    alias.split_version_id = chosen.id if chosen else None
-    alias.split_percent = percent or None
+    wanted = (chosen.id if chosen else None, percent or None)
+    if wanted == (alias.split_version_id, alias.split_percent):
+        return alias
+    alias.split_version_id, alias.split_percent = wanted
     alias.updated_at = fetch_now(session)
     version = chosen or get_version(session, tenant_id, alias.version_id)
     message = f"{percent} % of {name} go to {version.id}." if chosen else f"{name} is not split."

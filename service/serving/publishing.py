@@ -38,6 +38,7 @@ from service.serving.events import append_event
 from service.serving.places import take_place
 from service.serving.pools import ServingPool, list_fitting_pools
 from service.serving.versions import get_version
+from service.tenants import repository as tenant_repository
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def publish_finished_job(
 
     If it cannot be published, the job's events say why.
     """
+    tenant_repository.keep_of_job(session, job_id)
     job = JOBS.lock(session, job_id)
     if job is None or job.publish_to is None or JobStatus(job.status).is_open:
         return
@@ -123,7 +125,7 @@ def _find_or_make(
     _check_may_publish(identity, job, request)
     fitting = list_fitting_pools(pools, job.model)
     if request.alias is not None:  # the locking order is aliases, then versions
-        repository.find_alias(session, job.tenant_id, request.alias, lock=True)
+        repository.lock_alias(session, job.tenant_id, request.alias)
     if (version := repository.find_open_version(session, job.id)) is not None:
         if request.alias is not None:
             _aim(session, identity, version, request)
@@ -185,7 +187,7 @@ def _aim(
             f"{version.id} is being published for {version.target_alias} already. "
             "Promote it once it is live."
         )
-    else:
+    elif version.target_alias is None:
         version.target_alias = request.alias
         record(session, version.tenant_id, "version.publish", version.id, {"alias": request.alias})
 

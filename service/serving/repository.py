@@ -144,7 +144,7 @@ def lock_wanted_with_alias(session: Session, version_id: str) -> ModelVersion | 
     )
     row = session.execute(statement).one_or_none()
     if row is not None and row.target_alias is not None:
-        find_alias(session, row.tenant_id, row.target_alias, lock=True)
+        lock_alias(session, row.tenant_id, row.target_alias)
     return lock_wanted(session, version_id)
 
 
@@ -156,15 +156,20 @@ def find_alias(session: Session, tenant_id: str, name: str, *, lock: bool = Fals
     return session.scalars(statement, execution_options=_FRESH).one_or_none()
 
 
-def ensure_alias(session: Session, tenant_id: str, name: str, version_id: str) -> Alias | None:
-    """Create an alias that points to the version; return None if the name is taken."""
-    statement = (
-        insert(Alias)
-        .values(tenant_id=tenant_id, name=name, version_id=version_id)
-        .on_conflict_do_nothing()
-        .returning(Alias)
-    )
-    return session.scalars(statement, execution_options=_FRESH).one_or_none()
+def lock_alias(session: Session, tenant_id: str, name: str) -> Alias | None:
+    """Return the tenant's alias, locked; if there is none, nobody else can create it meanwhile."""
+    found = find_alias(session, tenant_id, name, lock=True)
+    if found is not None:
+        return found
+    statement = text("SELECT pg_advisory_xact_lock(hashtextextended('excise-alias-' || :name, 0))")
+    session.execute(statement, {"name": f"{tenant_id} {name}"})
+    return find_alias(session, tenant_id, name, lock=True)
+
+
+def insert_alias(session: Session, tenant_id: str, name: str, version_id: str) -> Alias:
+    """Create an alias, whose name `lock_alias` has locked, that points to the version."""
+    statement = insert(Alias).values(tenant_id=tenant_id, name=name, version_id=version_id)
+    return session.scalars(statement.returning(Alias), execution_options=_FRESH).one()
 
 
 def list_aliases(session: Session, tenant_id: str, *, lock: bool = False) -> Sequence[Alias]:

@@ -26,12 +26,14 @@ from service.context import AppContext, Context
 from service.jobs.routes import MAX_EVENT_ID
 from service.jobs.streaming import Download
 from service.keys.authentication import Publisher, Reader
+from service.keys.operations import Identity
 from service.paging import Paging
 from service.parameters import IN_DIGITS, IdempotencyKeyHeader
 from service.serving import aliases, repository, versions
 from service.serving.publishing import publish_job
 from service.serving.views import view_alias, view_event, view_pool, view_version
 from service.strict_bodies import StrictJsonRoute
+from service.tenants.operations import keep_tenant
 
 router = APIRouter(prefix="/v1", tags=["serving"], route_class=StrictJsonRoute)
 
@@ -45,9 +47,10 @@ EventLimit = Annotated[int, Query(ge=1, le=1000, description="How many to list")
 
 
 @contextmanager
-def _changing(context: AppContext) -> Iterator[Session]:
-    """Open a transaction, after which the gateway reloads all names."""
+def _changing(context: AppContext, publisher: Identity) -> Iterator[Session]:
+    """Open a transaction for a tenant that exists, after which the gateway reloads all names."""
     with context.database.transaction() as session:
+        keep_tenant(session, publisher.tenant_id)
         yield session
     context.gateway.router.forget()
 
@@ -69,7 +72,7 @@ def publish(
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> VersionView:
     """Publish a job's correction; returns the version, which becomes live later."""
-    with _changing(context) as session:
+    with _changing(context, publisher) as session:
         version, is_new = publish_job(
             session,
             publisher,
@@ -149,7 +152,7 @@ def retire_version(
 ) -> VersionView:
     """Remove a version to which no alias points from its server."""
     reason = request.reason if request else None
-    with _changing(context) as session:
+    with _changing(context, publisher) as session:
         return view_version(
             versions.retire(
                 session, publisher.tenant_id, version_id, key_id=publisher.key_id, reason=reason
@@ -177,7 +180,7 @@ def promote_alias(
     alias: str, request: PromoteRequest, context: Context, publisher: Publisher
 ) -> AliasView:
     """Point an alias at a live version; an alias that does not exist is created."""
-    with _changing(context) as session:
+    with _changing(context, publisher) as session:
         return view_alias(
             aliases.promote(
                 session,
@@ -196,7 +199,7 @@ def roll_back_alias(
 ) -> AliasView:
     """Undo an alias's latest change: end its split, or return to the previous version."""
     reason = request.reason if request else None
-    with _changing(context) as session:
+    with _changing(context, publisher) as session:
         return view_alias(
             aliases.rollback(
                 session, publisher.tenant_id, alias, key_id=publisher.key_id, reason=reason
@@ -209,7 +212,7 @@ def split_alias(
     alias: str, request: SplitRequest, context: Context, publisher: Publisher
 ) -> AliasView:
     """Send part of an alias's requests to a second version."""
-    with _changing(context) as session:
+    with _changing(context, publisher) as session:
         return view_alias(
             aliases.split(
                 session,

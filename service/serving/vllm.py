@@ -12,6 +12,7 @@ VllmError
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from excise.redaction import redact
 from service.tracing import build_trace_headers
 
 MIN_VERSION = (0, 18)
@@ -28,9 +30,10 @@ MIN_VERSION = (0, 18)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_TIMEOUT = httpx.Timeout(30.0, connect=2.0)
-_GENERATION_TIMEOUT = httpx.Timeout(300.0, connect=2.0)
-_LOAD_TIMEOUT = httpx.Timeout(120.0, connect=2.0)
+_CONNECT_SECONDS = 2.0
+_ANSWER_SECONDS = 30.0
+_GENERATION_SECONDS = 300.0
+_LOAD_SECONDS = 120.0
 _MAX_MESSAGE_CHARACTERS = 500
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
@@ -145,7 +148,7 @@ class VllmServer:
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers=headers,
-            timeout=_TIMEOUT,
+            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),  # see `_request`
             transport=transport,
             trust_env=False,
             follow_redirects=False,
@@ -188,7 +191,7 @@ class VllmServer:
         `AdapterRankError`.
         """
         body = {"lora_name": name, "lora_path": str(path)}
-        await self._request("POST", "/v1/load_lora_adapter", body, timeout=_LOAD_TIMEOUT)
+        await self._request("POST", "/v1/load_lora_adapter", body, seconds=_LOAD_SECONDS)
 
     async def unload_adapter(self, name: str) -> None:
         """Unload `name`. Raises `UnknownServedModelError` if it is not loaded."""
@@ -221,7 +224,7 @@ class VllmServer:
             "return_token_ids": True,
             "logprobs": 0 if logprobs else None,
         }
-        answer = await self._request("POST", "/v1/completions", body, timeout=_GENERATION_TIMEOUT)
+        answer = await self._request("POST", "/v1/completions", body, seconds=_GENERATION_SECONDS)
         choices = _read(_Completions, answer).choices
         if len(choices) != 1:
             raise VllmAnswerError(f"{self.url} gave {len(choices)} continuations instead of one.")
@@ -239,13 +242,15 @@ class VllmServer:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        timeout: httpx.Timeout = _TIMEOUT,
+        seconds: float = _ANSWER_SECONDS,
     ) -> httpx.Response:
+        """Return the whole answer, if it has arrived within `seconds`, however many its pieces."""
         try:
-            answer = await self._http.request(
-                method, path, json=body, headers=build_trace_headers(), timeout=timeout
-            )
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(seconds):
+                answer = await self._http.request(
+                    method, path, json=body, headers=build_trace_headers()
+                )
+        except (httpx.HTTPError, TimeoutError) as error:
             raise VllmUnreachableError(
                 f"vLLM at {self.url} does not answer ({type(error).__name__}). "
                 "It may be starting; if that does not change, look at its log."
@@ -293,15 +298,15 @@ def _build_refusal(answer: httpx.Response, path: str) -> VllmRefusalError:
 
 
 def _read_message(answer: httpx.Response) -> str:
-    """Return the server's error message, in whatever form it is sent, truncated."""
+    """Return the server's error message, however it is sent, without secrets and truncated."""
     try:
         body = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     text = message if isinstance(message, str) else answer.text
-    return " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS] or "no reason given"
+    return redact(" ".join(text.split()))[:_MAX_MESSAGE_CHARACTERS] or "no reason given"
 
 
 def _read(kind: type[_Model], answer: httpx.Response) -> _Model:

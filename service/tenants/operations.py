@@ -13,7 +13,7 @@ from service.audit.recording import record
 from service.database import Database
 from service.errors import ConflictError, NotFoundError, QuotaExceededError, UnauthorizedError
 from service.jobs.intermediates import delete_unnamed, discard_files
-from service.models import ENDED_STATUSES, Job, ModelVersion, Tenant
+from service.models import ENDED_STATUSES, Job, ModelVersion
 from service.tenants import repository
 
 _DELETE = {
@@ -46,16 +46,19 @@ def load_quotas(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:
     return defaults.model_copy(update=(tenant and tenant.quotas) or {})
 
 
-def set_quotas(session: Session, tenant: Tenant, changes: dict[str, int | None]) -> None:
+def set_quotas(session: Session, tenant_id: str, changes: dict[str, int | None]) -> None:
     """Set quotas of the tenant's own; None restores the one from the settings.
 
-    Raises pydantic's `ValidationError`.
+    Raises `NotFoundError` and pydantic's `ValidationError`.
     """
-    own = {**(tenant.quotas or {}), **changes}
+    earlier = repository.lock(session, tenant_id)
+    if earlier is None:
+        raise NotFoundError("There is no such tenant.")
+    own = {**earlier, **changes}
     own = {name: value for name, value in own.items() if value is not None}
     Quotas.model_validate(own)
-    tenant.quotas = own or None
-    record(session, tenant.id, "tenant.set_quotas", tenant.id, {"quotas": own})
+    repository.store_quotas(session, tenant_id, own)
+    record(session, tenant_id, "tenant.set_quotas", tenant_id, {"quotas": own})
     session.flush()
 
 
@@ -97,7 +100,7 @@ def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> N
         files = repository.list_files(session, Job.tenant_id == tenant_id)
     discard_files(database, store, files)
     with database.transaction() as session:
-        if repository.lock(session, tenant_id) is None:  # another request was faster
+        if not repository.lock_for_deletion(session, tenant_id):  # another request was faster
             raise NotFoundError("There is no such tenant.")
         _check_is_at_rest(session, tenant_id)
         of_versions = _list_version_files(session, tenant_id)
@@ -109,13 +112,27 @@ def delete_tenant(database: Database, store: ArtifactStore, tenant_id: str) -> N
 def lock_tenant(session: Session, tenant_id: str) -> dict[str, Any]:
     """Return the caller's tenant's own quotas, with its usage locked against changes.
 
-    Everything that adds a row to the tenant does this first. Raises `UnauthorizedError` if the
+    Everything that adds to what has a quota does this first. Raises `UnauthorizedError` if the
     tenant was deleted, and the caller's key with it, after the key was checked.
     """
     own = repository.lock(session, tenant_id)
     if own is None:
-        raise UnauthorizedError("The API key's tenant was deleted. Use a key of another tenant.")
+        raise _build_too_late()
     return own
+
+
+def keep_tenant(session: Session, tenant_id: str) -> None:
+    """Prevent the deletion of the caller's tenant until the transaction ends.
+
+    Everything that locks several rows of the tenant does this first. Raises what `lock_tenant`
+    does.
+    """
+    if not repository.keep(session, tenant_id):
+        raise _build_too_late()
+
+
+def _build_too_late() -> UnauthorizedError:
+    return UnauthorizedError("The API key's tenant was deleted. Use a key of another tenant.")
 
 
 def _lock(session: Session, tenant_id: str, defaults: Quotas) -> Quotas:

@@ -1,12 +1,17 @@
-"""All queries on tenants' usage, and the deletion of their rows."""
+"""All queries on tenants' usage, and the deletion of their rows.
+
+To avoid deadlocks, a tenant's row is locked before all others. A deletion of the tenant, which
+locks rows of every table, takes `lock_for_deletion`. Whoever locks two of the tenant's rows, or
+adds one that refers to another, takes `keep` or `lock` first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, Text, cast, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, Table, Text, cast, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from excise.names import OPEN_STATUSES
@@ -35,11 +40,36 @@ def lock(session: Session, tenant_id: str) -> dict[str, Any] | None:
     """Return the tenant's own quotas, and block other changes of its usage until the commit.
 
     Returns None if there is no such tenant, and {} if it has no quotas of its own.
-    To avoid deadlocks, this lock is taken after those of keys and before all others.
     """
     statement = select(Tenant.quotas).where(Tenant.id == tenant_id)
     found = session.execute(statement.with_for_update(key_share=True)).one_or_none()
     return None if found is None else found.quotas or {}
+
+
+def lock_for_deletion(session: Session, tenant_id: str) -> bool:
+    """Wait for all who keep or lock the tenant, and make others wait; return whether it exists."""
+    statement = select(Tenant.id).where(Tenant.id == tenant_id)
+    return session.scalar(statement.with_for_update()) is not None
+
+
+def keep(session: Session, tenant_id: str) -> bool:
+    """Prevent the tenant's deletion until the commit; return whether it exists.
+
+    Others may keep it as well, or change its usage.
+    """
+    return _keep(session, select(Tenant.id).where(Tenant.id == tenant_id))
+
+
+def keep_of_job(session: Session, job_id: str) -> bool:
+    """Do the same with the job's tenant; return whether the job exists."""
+    statement = select(Tenant.id).join(Job, Job.tenant_id == Tenant.id).where(Job.id == job_id)
+    return _keep(session, statement)
+
+
+def store_quotas(session: Session, tenant_id: str, own: Mapping[str, Any]) -> None:
+    """Store the tenant's own quotas."""
+    statement = update(Tenant).where(Tenant.id == tenant_id)
+    session.execute(statement.values(quotas=dict(own) or None))
 
 
 def measure_prompt_sets(session: Session, tenant_id: str) -> tuple[int, int]:
@@ -125,6 +155,11 @@ def delete_tenant(session: Session, tenant_id: str) -> None:
     session.execute(
         delete(Tenant).where(Tenant.id == tenant_id).execution_options(synchronize_session=False)
     )
+
+
+def _keep(session: Session, tenant: Select[str]) -> bool:
+    locked = tenant.with_for_update(read=True, key_share=True, of=Tenant)
+    return session.scalar(locked) is not None
 
 
 def _delete_of_jobs(session: Session, table: Table, of_jobs: ColumnElement[bool]) -> None:

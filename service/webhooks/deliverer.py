@@ -21,6 +21,7 @@ from excise.names import DeliveryStatus, WebhookStatus
 from service.database import Database, fetch_now
 from service.models import Webhook, WebhookDelivery
 from service.settings import Settings
+from service.tenants import repository as tenant_repository
 from service.webhooks import repository
 from service.webhooks.messages import tell_of_disabling
 from service.webhooks.operations import disable, list_signers
@@ -215,11 +216,12 @@ class Deliverer:
 
     def _record(self, post: _Post, outcome: Outcome) -> None:
         with self._database.transaction() as session:
+            tenant_repository.keep(session, post.tenant_id)  # others' webhooks may be locked, too
             webhook = repository.lock_webhook(session, post.webhook_id)
             if webhook is None:  # it was deleted meanwhile
                 return
             webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
-            delivery = repository.find_delivery(session, webhook.id, post.delivery_id)
+            delivery = repository.find_delivery(session, webhook.id, post.delivery_id, lock=True)
             if delivery is not None and delivery.status == DeliveryStatus.PENDING:
                 self._note(session, webhook, delivery, outcome)
 

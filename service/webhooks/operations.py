@@ -178,8 +178,9 @@ def list_signers(webhook: Webhook, now: datetime) -> list[SecretStr]:
 
 
 def _get_delivery(session: Session, webhook: Webhook, delivery_id: str) -> WebhookDelivery:
+    """Return the webhook's delivery with this id, locked. Raises `NotFoundError`."""
     return _DELIVERY.get(
-        delivery_id, lambda own: repository.find_delivery(session, webhook.id, own)
+        delivery_id, lambda own: repository.find_delivery(session, webhook.id, own, lock=True)
     )
 
 

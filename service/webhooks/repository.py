@@ -53,12 +53,16 @@ def list_webhooks(
     return session.scalars(page_back(statement, Webhook.number, before, limit)).all()
 
 
-def find_delivery(session: Session, webhook_id: str, delivery_id: str) -> WebhookDelivery | None:
-    """Return the webhook's delivery with this id, locked."""
+def find_delivery(
+    session: Session, webhook_id: str, delivery_id: str, *, lock: bool = False
+) -> WebhookDelivery | None:
+    """Return the webhook's delivery with this id."""
     statement = select(WebhookDelivery).where(
         WebhookDelivery.webhook_id == webhook_id, WebhookDelivery.id == delivery_id
     )
-    return session.scalars(statement.with_for_update()).one_or_none()
+    if lock:
+        statement = statement.with_for_update()
+    return session.scalars(statement).one_or_none()
 
 
 def list_deliveries(
@@ -127,6 +131,12 @@ def give_up_pending(session: Session, webhook_id: str) -> None:
 
 
 def delete_ended(session: Session, days: int) -> None:
-    """Delete deliveries that ended more than `days` days ago."""
-    before = func.clock_timestamp() - timedelta(days=days)
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.ended_at < before))
+    """Delete deliveries that ended more than `days` days ago, except those that others have locked.
+
+    Their webhooks are being deleted; waiting for several of them might be a deadlock.
+    """
+    old = select(WebhookDelivery.id).where(
+        WebhookDelivery.ended_at < func.clock_timestamp() - timedelta(days=days)
+    )
+    unlocked = old.with_for_update(skip_locked=True)
+    session.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(unlocked)))

@@ -188,7 +188,7 @@ def test_concurrent_duplicates_give_one_job(
     database: Database,
     settings: Settings,
 ) -> None:
-    """Through one key, and through two keys of one tenant, which only the constraint serialises."""
+    """Through one API key, and through two of one tenant."""
     spec = CorrectionSpec.model_validate(build_spec(client))
     with database.transaction() as session:
         mine = authenticate(session, client.headers["Authorization"].removeprefix("Bearer "))

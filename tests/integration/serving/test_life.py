@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
 from service.database import Database
 from service.keys.operations import revoke_key
-from service.models import Job
+from service.models import Job, ModelVersion
+from service.serving.aliases import promote
+from service.serving.versions import get_version
 from tests.fake_vllm import find_speaker, find_speakers
+from tests.integration.service.test_races import GUARD_SECONDS, until_blocked
 from tests.integration.serving.conftest import Stage, build_canary
 
 ALIAS = "tiny@production"
@@ -286,3 +292,59 @@ def test_every_change_is_in_the_audit_log(stage: Stage, client: httpx.Client, te
     assert promoted["source"] == "127.0.0.1"
     assert promoted["data"]["reason"] == "better"
     assert (promoted["data"]["from"], promoted["data"]["version"]) == (first, second)
+
+
+def test_a_repetition_that_changes_nothing_is_not_recorded(
+    stage: Stage, client: httpx.Client, tenant: str
+) -> None:
+    job = stage.make_job(tenant)
+    path, body = f"/v1/models/{job}/publish", {"alias": ALIAS}
+    first, again = client.post(path, json=body), client.post(path, json=body)
+    assert (first.status_code, again.status_code) == (202, 200)
+    stage.build(first.json()["id"], "one")
+    stage.wait_for(client, first.json()["id"], "live")
+    second = stage.publish(client, tenant, "two")
+    stage.wait_for(client, second, "live")
+    for action, sent in [
+        ("split", {"percent": 0}),
+        ("split", {"version": second, "percent": 10}),
+        ("split", {"version": second, "percent": 10}),
+        ("promote", {"version": second}),
+        ("promote", {"version": second}),
+    ]:
+        assert client.post(f"/v1/aliases/{ALIAS}/{action}", json=sent).status_code == 200
+    kinds = ["publish", "build", "canary", "promote", "split", "promote"]
+    assert list_kinds(client, f"/v1/aliases/{ALIAS}") == kinds
+    with stage.connect(tenant, "admin") as admin:
+        entries = admin.get("/v1/audit").json()["data"]
+    found = [entry["action"] for entry in entries if not entry["action"].startswith("key.")]
+    published = ["version.publish", "alias.promote", "version.publish"]
+    assert found == [*published, "alias.split", "alias.promote"]
+
+
+@pytest.mark.parametrize("way", ["promote", "publish"])
+def test_an_alias_that_another_request_is_creating_is_waited_for_without_a_version(
+    stage: Stage, client: httpx.Client, tenant: str, way: str
+) -> None:
+    """Whoever has the alias may wait for the version, as its retirement does."""
+    first, second = stage.publish(client, tenant, "one"), stage.publish(client, tenant, "two")
+    version = stage.wait_for(client, second, "live")
+    stage.wait_for(client, first, "live")
+    path, body = {
+        "promote": (f"/v1/aliases/{ALIAS}/promote", {"version": second}),
+        "publish": (f"/v1/models/{version['job']}/publish", {"alias": ALIAS}),
+    }[way]
+    with ThreadPoolExecutor(1) as pool:
+        with stage.database.transaction() as session:
+            tenant_id = find_version_tenant(session, first)
+            promote(session, tenant_id, ALIAS, first, key_id=None)
+            asked = pool.submit(client.post, path, json=body)
+            until_blocked(stage.database, [asked])
+            get_version(session, tenant_id, second, lock=True)
+        assert asked.result(GUARD_SECONDS).status_code == 200
+    alias = client.get(f"/v1/aliases/{ALIAS}").json()
+    assert (alias["version"], alias["previous"]) == (second, first)
+
+
+def find_version_tenant(session: Session, version_id: str) -> str:
+    return session.get_one(ModelVersion, version_id).tenant_id

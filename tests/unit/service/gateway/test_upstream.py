@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -29,9 +30,12 @@ from service.serving.pools import ServingPool
 
 EVENTS = b'data: {"model":"mv_1.abcd","text":"a"}\n\ndata: {"model":"mv_1.abcd","text":"b"}\n\n'
 END = b"data: [DONE]\n\n"
+WHOLE = b'{"choices":[],"model":"mv_1.abcd"}'
 LAST = b"0\r\n\r\n"
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Work = Callable[[Upstream, Target], Awaitable[object]]
+GUARD_SECONDS = 30
 
 
 def make_target(port: int = 8000) -> Target:
@@ -62,7 +66,7 @@ def read(pieces: Sequence[bytes], breaks: bool = False) -> bytes:
 
     async def run() -> bytes:
         response: Any = SimpleNamespace(content=Body(pieces, breaks), release=lambda: None)
-        stream = UpstreamStream(response, TARGET)
+        stream = UpstreamStream(response, TARGET, 5)
         await stream.read_first()
         return await read_to_end(stream)
 
@@ -102,9 +106,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(server: Server) -> AsyncIterator[tuple[Upstream, Target]]:
+async def serve(server: Handler, read_seconds: float = 5) -> AsyncIterator[tuple[Upstream, Target]]:
     listener = await asyncio.start_server(server, "127.0.0.1", 0)
-    upstream = Upstream(5)
+    upstream = Upstream(read_seconds)
     try:
         yield upstream, make_target(listener.sockets[0].getsockname()[1])
     finally:
@@ -134,13 +138,17 @@ async def leave_early(upstream: Upstream, target: Target) -> None:
     await stream.aclose()
 
 
+def build_head(*headers: str, status: int = 200) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status} Any", *headers, "", ""]).encode()
+
+
 def build_answer(status: int, content: bytes, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} Any", f"Content-Length: {len(content)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + content
+    length = f"Content-Length: {len(content)}"
+    return build_head("Content-Type: application/json", length, *headers, status=status) + content
 
 
 def build_stream(content: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = build_head("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
     return head + f"{len(content):x}\r\n".encode() + content + b"\r\n"
 
 
@@ -181,10 +189,10 @@ def test_too_long_an_event_breaks_the_stream(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_too_long_an_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_upstream, "_MAX_ANSWER_BYTES", 10)
-    ask(Server(build_answer(200, b"x" * 10)), ask_whole)
-    with pytest.raises(UpstreamRefusalError, match="more than 10 bytes"):
-        ask(Server(build_answer(200, b"x" * 11)), ask_whole)
+    monkeypatch.setattr(gateway_upstream, "_MAX_ANSWER_BYTES", len(WHOLE))
+    ask(Server(build_answer(200, WHOLE)), ask_whole)
+    with pytest.raises(UpstreamRefusalError, match=f"more than {len(WHOLE)} bytes"):
+        ask(Server(build_answer(200, WHOLE + b" ")), ask_whole)
 
 
 def test_a_text_that_looks_like_the_end_mark_is_not_the_end() -> None:
@@ -207,6 +215,113 @@ def test_a_stream_that_brings_nothing_may_be_asked_again(chunks: list[bytes]) ->
         read(chunks, breaks=True)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(build_answer(200, b"<html>\n\n"), id="no JSON"),
+        pytest.param(build_answer(200, b'{"error":{"message":"x"}}'), id="an error"),
+        pytest.param(build_answer(200, b"[" * 10_000), id="deep"),
+        pytest.param(build_answer(200, WHOLE[:5]) + WHOLE[5:], id="longer than its length"),
+        pytest.param(build_head("Content-Type: application/json") + WHOLE[:5], id="cut off"),
+        pytest.param(build_answer(200, gzip.compress(WHOLE), "Content-Encoding: gzip"), id="gzip"),
+        pytest.param(build_answer(200, WHOLE).replace(b"/json", b"/html"), id="another type"),
+        pytest.param(build_answer(200, WHOLE).replace(b"Content-Type", b"Type"), id="no type"),
+        pytest.param(build_stream(EVENTS + END) + LAST, id="a stream"),
+    ],
+)
+def test_what_is_no_completion_is_an_outage(answer: bytes) -> None:
+    with pytest.raises(UpstreamAwayError):
+        ask(Server(answer, hangs_up=True), ask_whole)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_of_a_large_answer_the_ends_are_read(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_upstream, "_MAX_PARSED_BYTES", 10)
+    content = WHOLE[: len(WHOLE) - cut] + b"\n"
+    with pytest.raises(UpstreamAwayError) if cut else nullcontext():
+        ask(Server(build_answer(200, content)), ask_whole)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(build_answer(200, b"<html>\n\n"), id="no events"),
+        pytest.param(build_answer(200, WHOLE), id="a whole answer"),
+        pytest.param(
+            build_stream(gzip.compress(EVENTS + END) + b"\n\n").replace(
+                b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1
+            )
+            + LAST,
+            id="gzip",
+        ),
+    ],
+)
+def test_what_is_no_stream_of_events_is_an_outage(answer: bytes) -> None:
+    with pytest.raises(UpstreamAwayError):
+        ask(Server(answer, hangs_up=True), stream_whole)
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece", "work", "error"),
+    [
+        pytest.param(b"", build_head(status=103), ask_whole, UpstreamAwayError, id="interim"),
+        pytest.param(build_head()[:-2], b"A: b\r\n", ask_whole, UpstreamAwayError, id="headers"),
+        pytest.param(
+            build_answer(200, b" " * 10**6)[: -(10**6)],
+            b" ",
+            ask_whole,
+            UpstreamAwayError,
+            id="answer",
+        ),
+        pytest.param(
+            build_answer(400, b" " * 10**6)[: -(10**6)],
+            b" ",
+            ask_whole,
+            UpstreamAwayError,
+            id="refusal",
+        ),
+        pytest.param(
+            build_stream(b"")[:-5], b"1\r\n \r\n", stream_whole, UpstreamAwayError, id="first event"
+        ),
+        pytest.param(
+            build_stream(EVENTS), b"1\r\n \r\n", stream_whole, UpstreamBrokenError, id="event"
+        ),
+    ],
+)
+def test_a_server_that_goes_on_piece_by_piece_is_given_up(
+    begin: bytes, piece: bytes, work: Work, error: type[Exception]
+) -> None:
+    """None of its pauses is as long as a server may be silent."""
+
+    async def run() -> None:
+        over = asyncio.Event()
+
+        async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                await reader.readuntil(b"\r\n\r\n{}")
+                writer.write(begin)
+                while not writer.is_closing():
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+            writer.close()
+            over.set()
+
+        try:
+            async with serve(drip, read_seconds=0.2) as (upstream, target):
+                await asyncio.wait_for(work(upstream, target), GUARD_SECONDS)
+        finally:
+            await over.wait()
+
+    with pytest.raises(error, match="TimeoutError"):
+        asyncio.run(run())
+
+
+def test_the_end_mark_needs_no_space() -> None:
+    end = b"data:[DONE]\n\n"
+    assert read([EVENTS, end]) == EVENTS.replace(b"mv_1.abcd", b"mv_1") + end
+
+
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 429, 500, 503])
 def test_what_is_not_the_requests_fault_is_an_outage(status: int) -> None:
     with pytest.raises(UpstreamAwayError):
@@ -219,6 +334,14 @@ def test_a_refusal_names_the_version_not_its_name_on_the_server() -> None:
         ask(Server(build_answer(400, json.dumps(body).encode())), stream_whole)
     with pytest.raises(UpstreamRefusalError, match="no reason"):
         ask(Server(build_answer(400, b"<html>")), ask_whole)
+    with pytest.raises(UpstreamRefusalError, match="no reason"):
+        ask(Server(build_answer(400, b"[" * 10_000)), ask_whole)
+
+
+def test_a_refusal_that_repeats_our_key_is_redacted() -> None:
+    body = {"error": {"message": f"{'x ' * 230}Authorization: Bearer between-us-alone"}}
+    with pytest.raises(UpstreamRefusalError, match=r"Authorization: (Bearer )?\*\*\*$"):
+        ask(Server(build_answer(400, json.dumps(body).encode())), ask_whole)
 
 
 def test_text_that_looks_like_the_field_is_left_alone() -> None:
@@ -227,7 +350,7 @@ def test_text_that_looks_like_the_field_is_left_alone() -> None:
 
 
 def test_a_server_gets_the_headers_it_needs_and_no_others() -> None:
-    server = Server(build_answer(200, b"{}", "Set-Cookie: a=b"))
+    server = Server(build_answer(200, WHOLE, "Set-Cookie: a=b"))
     ask(server, ask_whole, times=2)
     for request in server.requests:
         names = {line.split(b":")[0].lower() for line in request.split(b"\r\n")[1:-2]}
@@ -252,7 +375,38 @@ def test_a_connection_is_used_again_once_its_answer_is_whole(
     assert server.connections == connections
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", build_answer(200, b"x" * 9)[:-3]])
+def test_an_answer_that_nobody_asked_for_is_given_to_nobody() -> None:
+    """It arrives on a connection that waits for its next request."""
+
+    async def run() -> list[bytes]:
+        taken, both_were_sent = asyncio.Event(), asyncio.Event()
+
+        async def answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n{}")
+            number = b"1" if not taken.is_set() else b"2"
+            writer.write(build_answer(200, WHOLE.replace(b"[]", b"[" + number + b"]")))
+            await taken.wait()
+            writer.write(build_answer(200, WHOLE.replace(b"[]", b"[99]")))
+            await writer.drain()
+            both_were_sent.set()
+            await reader.read()
+            writer.close()
+
+        async with serve(answer_twice) as (upstream, target):
+            answers = [await ask_whole(upstream, target)]
+            taken.set()
+            await both_were_sent.wait()
+            for _ in range(5):
+                await asyncio.sleep(0)  # until it has arrived
+            answers.append(await ask_whole(upstream, target))
+        await asyncio.sleep(0)
+        return answers
+
+    answers = asyncio.run(run())
+    assert [json.loads(answer)["choices"] for answer in answers] == [[1], [2]]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", build_answer(200, WHOLE)[:-3]])
 def test_a_server_that_hangs_up_may_be_asked_again(answer: bytes) -> None:
     with pytest.raises(UpstreamAwayError):
         ask(Server(answer, hangs_up=True), ask_whole)

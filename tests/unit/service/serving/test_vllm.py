@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import httpx
 import pytest
 
+from service.serving import vllm
 from service.serving.vllm import (
     AdapterAlreadyLoadedError,
     AdapterRankError,
@@ -23,6 +24,7 @@ from service.serving.vllm import (
 )
 
 KEY = "secret-key"
+GUARD_SECONDS = 30
 
 
 def ask(
@@ -130,6 +132,35 @@ def test_a_server_that_is_away_is_unreachable_and_not_healthy() -> None:
     assert ask(handle, lambda s: s.health()) is False
     assert ask(always(503), lambda s: s.health()) is False
     assert ask(always(200), lambda s: s.health()) is True
+
+
+def test_a_server_that_never_finishes_its_answer_is_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of its pauses is as long as it may be silent."""
+    monkeypatch.setattr(vllm, "_LOAD_SECONDS", 0.2)
+
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    async def load(server: VllmServer) -> None:
+        await asyncio.wait_for(server.load_adapter("a", "b"), GUARD_SECONDS)
+
+    with pytest.raises(VllmUnreachableError, match="TimeoutError"):
+        ask(lambda _: httpx.Response(200, content=drip()), load)
+
+
+def test_a_refusal_of_deeply_nested_json_is_quoted() -> None:
+    with pytest.raises(VllmRefusalError, match=r"\(500\): \[\["):
+        ask(lambda _: httpx.Response(500, content=b"[" * 10_000), lambda server: server.models())
+
+
+def test_a_refusal_that_repeats_our_key_is_redacted() -> None:
+    with pytest.raises(VllmRefusalError) as raised:
+        ask(refuse(401, f"Authorization: Bearer {KEY} is wrong"), lambda server: server.models())
+    assert KEY not in str(raised.value)
 
 
 def test_redirects_are_not_followed() -> None:
