@@ -15,7 +15,7 @@ import typer
 
 from excise.cli.ci_job import run_job
 from excise.cli.ci_posting import find_thread, post_comment
-from excise.cli.output import CommandError
+from excise.cli.output import CommandError, print_aside
 from excise.redaction import find_secrets, redact, register_secrets
 from excise.reports.annotations import list_annotations
 from excise.reports.comment import CommentOptions, render_comment, render_no_verdict
@@ -87,7 +87,7 @@ def post(
     body = _render(report, options)
     thread = find_thread(os.environ, author)
     if thread is None:
-        print("this pipeline has no pull request: nothing to comment on", file=sys.stderr)
+        print_aside("this pipeline has no pull request: nothing to comment on")
         return
     print(post_comment(thread, options.marker, body))
 

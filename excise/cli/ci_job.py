@@ -20,10 +20,11 @@ from uuid import uuid4
 
 import httpx
 import typer
+from rich.text import Text
 
 from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
 from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
-from excise.cli.output import CommandError, build_console
+from excise.cli.output import CommandError, build_console, print_aside
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report
 from excise.cli.set_options import CORRECTION_OPTIONS, naming_options
@@ -81,7 +82,7 @@ def run_job(
     if (report := output / JobFile.REPORT) in paths:
         found = read_report(report.read_bytes())
         (output / JUNIT_NAME).write_bytes(render_junit(found.gates, "excise"))
-        print_report(found, build_console())
+        print_report(found, build_console(is_aside=True))
     end_of_job(job)
 
 
@@ -92,8 +93,8 @@ def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobVie
         with naming_options(CORRECTION_OPTIONS):
             job = client.create_job(body, idempotency_key=key)
         (output / ID_NAME).write_text(f"{job.id}\n")
-        console = build_console()
-        print(f"job {job.id}", flush=True)
+        console = build_console(is_aside=True)  # the pipeline reads files and exit code
+        console.print(Text(f"job {job.id}"))
         return follow_job(client, job, console)
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -107,9 +108,9 @@ def _cancel(client: Client, body: dict[str, Any], key: str) -> None:
     try:
         job = client.create_job(body, idempotency_key=key)
         client.cancel_job(job.id)
-        print(f"job {job.id} was cancelled", file=sys.stderr, flush=True)
+        print_aside(f"job {job.id} was cancelled")
     except ClientError as error:
-        print(f"the job could not be cancelled: {error}", file=sys.stderr, flush=True)
+        print_aside(f"the job could not be cancelled: {error}")
 
 
 @contextmanager

@@ -16,10 +16,15 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
-from excise.cli.output import CommandError, ExitCode, discard_output, print_error
+from excise.cli.output import (
+    CommandError,
+    ExitCode,
+    discard_output,
+    print_aside,
+    print_error,
+)
 from excise.errors import UserError
 from excise.logs import configure_console_logging
-from excise.redaction import redact
 
 ENTRY_POINT_GROUP = "excise.commands"
 EXTRAS = {"service": "embedded", "workers": "worker"}
@@ -80,7 +85,7 @@ class ExciseGroup(TyperGroup):
         except UserError as error:
             return _fail(error.message, error.param)
         except (KeyboardInterrupt, typer.Abort):
-            print("interrupted", file=sys.stderr)
+            print_aside("interrupted")
             return int(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone; prevent the interpreter's error about it at exit.
@@ -170,14 +175,14 @@ def _fail_unexpectedly(error: Exception) -> int:
     if isinstance(error, _USAGE_ERROR):
         usage = cast(Any, error)
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(usage.format_message(), file=sys.stderr)
+            print_aside(usage.format_message(), keep_lines=True)
             return int(ExitCode.ERROR)
         hint = f" Try: {usage.ctx.command_path} --help" if getattr(usage, "ctx", None) else ""
         return _fail(f"{usage.format_message()}{hint}")
     if isinstance(error, ModuleNotFoundError):
         return _fail(describe_missing(error, _find_package(error)))
     if os.environ.get(DEBUG_VARIABLE):
-        print(redact(traceback.format_exc()), file=sys.stderr)
+        print_aside(traceback.format_exc(), keep_lines=True)
     first_line = (str(error).strip() or "no message").splitlines()[0]
     return _fail(f"{type(error).__name__}: {first_line} ({DEBUG_VARIABLE}=1 shows more)")
 

@@ -19,6 +19,7 @@ from excise.cli.output import (
     clean,
     end_with,
     exit_code_of,
+    print_aside,
     print_error,
     show,
 )
@@ -141,7 +142,7 @@ def report(
     with open_client(url) as client:
         if output is not None:
             paths = client.download_artifacts(client.get_job(job_id), output)
-            print("\n".join(map(str, paths)), file=sys.stderr)
+            print_aside("\n".join(map(str, paths)), keep_lines=True)
         chosen = ReportFormat.JSON if as_json else report_format
         content = client.fetch_report(job_id, chosen or ReportFormat.JSON)
     if chosen is not None:
@@ -271,9 +272,7 @@ def follow_to_end(
             print(f"job {job.id}", file=console.file, flush=True)
         job = follow_job(client, job, console)
     except KeyboardInterrupt:
-        print(
-            f"The job continues. excise watch {job.id}, or: excise cancel {job.id}", file=sys.stderr
-        )
+        print_aside(f"The job continues. excise watch {job.id}, or: excise cancel {job.id}")
         raise
     except (ConnectionLostError, ApiError) as error:
         if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar, cast
 
 import typer
 from pydantic import BaseModel
@@ -44,12 +45,57 @@ class CommandError(UserError):
     """A command cannot do what it was asked to do."""
 
 
-def build_console(*, to_stderr: bool = False) -> Console:
-    """Return a console; without a terminal, it prints plain text of a fixed width."""
+class Aside(io.TextIOBase):
+    """Standard output or error for what is said beside the work, such as its progress.
+
+    Where nobody reads it, or its disk is full, it goes nowhere: the work goes on to its exit code.
+    """
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The target's encoding."""
+        return self._target.encoding
+
+    def write(self, text: str) -> int:
+        """Pass on the text, or drop it."""
+        self._try(lambda: self._target.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what the target's buffer holds, or drop it."""
+        self._try(self._target.flush)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether the target is a terminal."""
+        return self._target.isatty()
+
+    def fileno(self) -> int:
+        """Return the target's file descriptor."""
+        return self._target.fileno()
+
+    def _try(self, pass_on: Callable[[], object]) -> None:
+        try:
+            pass_on()
+        except OSError:
+            discard_output(self._target)
+
+
+def build_console(*, to_stderr: bool = False, is_aside: bool = False) -> Console:
+    """Return a console; without a terminal, it prints plain text of a fixed width.
+
+    With `is_aside`, and always on standard error, it prints what is said beside the work.
+    """
     stream = sys.stderr if to_stderr else sys.stdout
     is_terminal = stream.isatty()
     return Console(
-        file=stream,
+        file=cast(TextIO, Aside(stream)) if is_aside or to_stderr else stream,
         highlight=False,
         markup=False,
         emoji=False,
@@ -61,9 +107,13 @@ def build_console(*, to_stderr: bool = False) -> Console:
 
 def print_error(message: str, param: str | None = None) -> None:
     """Print `error: <message> (field: <param>)` to standard error, with secrets redacted."""
-    message = redact(message)
     field = f" (field: {clean(param)})" if param else ""
-    print(f"error: {clean(message, keep_lines=True)}{field}", file=sys.stderr, flush=True)
+    print_aside(f"error: {message}{field}", keep_lines=True)
+
+
+def print_aside(text: str, *, keep_lines: bool = False) -> None:
+    """Print what is said beside the work to standard error: cleaned, with secrets redacted."""
+    print(clean(redact(text), keep_lines=keep_lines), file=Aside(sys.stderr), flush=True)
 
 
 def print_line(text: str) -> None:
@@ -81,11 +131,7 @@ def printed_after_work(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         discard_output(sys.stdout)
-        try:
-            message = f"the result could not be printed ({error.strerror}); it is in {output}"
-            print(clean(message), file=sys.stderr, flush=True)
-        except OSError:
-            discard_output(sys.stderr)
+        print_aside(f"the result could not be printed ({error.strerror}); it is in {output}")
 
 
 def discard_output(stream: TextIO) -> None:
@@ -115,7 +161,7 @@ def show_page(page: _Page, as_json: bool, describe: Callable[[_Page], object]) -
     """Print one page of a list; tell people, on standard error, how to get the next one."""
     show(page, as_json, describe)
     if page.has_more and not as_json:
-        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+        print_aside(f"more: --after {page.data[-1].id}")
 
 
 def format_time(moment: datetime | None) -> str:

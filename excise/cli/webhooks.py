@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from excise.cli.connection import (
     UrlOption,
     open_client,
 )
-from excise.cli.output import build_console, clean, format_time, show, show_page
+from excise.cli.output import build_console, clean, format_time, print_aside, show, show_page
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
 
@@ -150,7 +149,7 @@ def _describe_last(delivery: DeliveryView) -> str:
 def _print_secret(made: NewWebhookView) -> None:
     print(made.id)
     print(made.secret)
-    print("the secret is shown only once: store it where the receiver can read it", file=sys.stderr)
+    print_aside("the secret is shown only once: store it where the receiver can read it")
 
 
 def _print_webhook(webhook: WebhookView) -> None:

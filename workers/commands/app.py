@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli.group import degrade_output
-from excise.cli.output import clean, printed_after_work
+from excise.cli.output import clean, print_aside, printed_after_work
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
-from excise.redaction import redact
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _reported_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of a pipe went away: left to the main program
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
-        typer.echo(redact(f"error: {clean(str(error))}"), err=True)
+        print_aside(f"error: {error}")
         raise typer.Exit(1) from None
 
 
@@ -161,7 +160,7 @@ def _check_verdict(content: bytes, *, rejected: bool) -> Patch:
     if not rejected:
         require_passed(loaded)
     elif not has_passed(loaded):
-        typer.echo(f"warning: {clean(describe_verdict(loaded))}; do not ship it", err=True)
+        print_aside(f"warning: {describe_verdict(loaded)}; do not ship it")
     return loaded
 
 
@@ -327,7 +326,7 @@ def gate_command(
     with _reported_errors():
         report = run_gate(
             GateRun(model, against, config, output, device, cache, baseline, fail_if_worse),
-            lambda line: typer.echo(line, err=True),
+            print_aside,
         )
     from workers.commands.gate.printing import print_report
 

@@ -363,6 +363,19 @@ def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: i
     assert (b"no-such-command" in done.stderr) is (code == 1 and "2>" not in closed)
 
 
+@pytest.mark.parametrize(("verdict", "code"), EXIT_CODES)
+def test_progress_that_nobody_reads_leaves_the_verdict(
+    url: str, service: FakeService, spec: Path, verdict: str, code: int
+) -> None:
+    service.verdict = verdict
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", "from excise.cli.app import app; app()"]
+        arguments = ["submit", str(spec), "--wait", "--json", "--url", url]
+        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == code
+    assert json.loads(done.stdout)["verdict"] == verdict
+
+
 def test_the_audit_log_is_one_object_a_line(service: FakeService, url: str) -> None:
     service.changes = ["job.submit", "key.create", "job.submit"]
     result = run("audit-log", "--after", "1", "--url", url)
