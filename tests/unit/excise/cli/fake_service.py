@@ -87,6 +87,10 @@ def build_sample(behaviour: str, index: int) -> dict[str, Any]:
     }
 
 
+MEASURED = {"value": 0.01, "passed": True}
+UNMEASURED = {"value": None, "passed": False, "unmeasured": "no\x1b text"}
+
+
 def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
     return {
@@ -123,9 +127,7 @@ def build_report(verdict: str) -> dict[str, Any]:
                 "name": "kl",
                 "sentence": "it is close",
                 "limit": 0.1,
-                "value": None,
-                "passed": True,
-                "unmeasured": "no\x1b text",
+                **(MEASURED if verdict == "passed" else UNMEASURED),
             },
         ],
         "samples": [
