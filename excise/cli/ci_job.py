@@ -26,7 +26,7 @@ from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
 from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
 from excise.cli.output import CommandError, build_console, print_aside
 from excise.cli.progress import follow_job
-from excise.cli.report_summary import print_report
+from excise.cli.report_summary import print_report, require_own_verdict
 from excise.cli.set_options import CORRECTION_OPTIONS, naming_options
 from excise.client import Client, ClientError
 from excise.names import JobFile
@@ -81,6 +81,7 @@ def run_job(
         paths = client.download_artifacts(job, output)
     if (report := output / JobFile.REPORT) in paths:
         found = read_report(report.read_bytes())
+        require_own_verdict(found, job)
         (output / JUNIT_NAME).write_bytes(render_junit(found.gates, "excise"))
         print_report(found, build_console(is_aside=True))
     end_of_job(job)

@@ -24,7 +24,7 @@ from excise.cli.output import (
     show,
 )
 from excise.cli.progress import follow_job
-from excise.cli.report_summary import print_report
+from excise.cli.report_summary import print_report, require_own_verdict
 from excise.cli.set_options import ALL_OPTIONS, naming_options
 from excise.client import ApiError, Client, ConnectionLostError
 from excise.intake.duplicates import DuplicateKeyError
@@ -295,10 +295,13 @@ def end_of_job(job: JobView) -> NoReturn:
 def _show_outcome(client: Client, job: JobView, console: Console, paths: list[Path]) -> None:
     """Print the report's summary, if there is a report, and the paths of the files."""
     try:
-        print_report(read_report(client.fetch_report(job.id)), console)
+        found = read_report(client.fetch_report(job.id))
     except ApiError as error:
         if error.status not in {404, 409}:  # a job without a verdict has no report
             raise
+    else:
+        require_own_verdict(found, job)
+        print_report(found, console)
     for path in paths:
         print(path, file=console.file)
 

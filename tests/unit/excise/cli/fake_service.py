@@ -144,6 +144,8 @@ class FakeService:
 
     def __init__(self) -> None:
         self.verdict = "passed"
+        self.reported: str | None = None
+        """The verdict of the report, where it is another than the job's."""
         self.final_status: str | None = None
         self.events_total = 6
         self.drop_stream_after = 0
@@ -374,7 +376,7 @@ class FakeService:
             self._build_stage(name, "succeeded") for name in SPECS[JobKind.CORRECTION].stages
         ]
         self.files = {
-            "report.json": json.dumps(build_report(self.verdict)).encode(),
+            "report.json": json.dumps(build_report(self.reported or self.verdict)).encode(),
             "report.md": b"# report\n",
             "report.html": b"<p>report</p>",
             "manifest.json": json.dumps(self.manifest).encode(),

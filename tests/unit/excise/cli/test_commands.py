@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from excise.cli import group, jobs
+from excise.cli import ci_job, group, jobs
 from excise.cli.app import app
 from excise.client import ApiError, ClientError, ConnectionLostError
 from excise.installation import EXAMPLES
@@ -45,6 +45,26 @@ def test_the_exit_code_is_the_verdict(
     assert "event 1" in result.stdout
     assert "\x1b" not in result.output
     assert "\x07" not in result.output
+
+
+@pytest.mark.parametrize(("verdict", "reported"), [("passed", "rejected"), ("no_effect", "passed")])
+@pytest.mark.parametrize("command", [("submit", "--wait"), ("ci", "job")])
+def test_a_report_with_another_verdict_than_the_job_is_an_error(
+    service: FakeService,
+    url: str,
+    spec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+    reported: str,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    service.verdict, service.reported = verdict, reported
+    result = run(*command, spec, "--output", tmp_path / "out", "--url", url)
+    assert result.exit_code == 1
+    assert f"report.json says {reported}, but the verdict of job_1 is {verdict}" in result.stderr
+    assert "Verdict: " not in result.stdout
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
