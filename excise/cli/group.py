@@ -23,6 +23,7 @@ from excise.cli.output import (
     print_aside,
     print_error,
 )
+from excise.cli.termination import Terminated, ending_in_order
 from excise.errors import UserError
 from excise.logs import configure_console_logging
 
@@ -67,7 +68,9 @@ class ExciseGroup(TyperGroup):
         extra["windows_expand_args"] = windows_expand_args
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        sys.exit(self._run(args, prog_name, complete_var, extra))
+        with ending_in_order():
+            code = self._run(args, prog_name, complete_var, extra)
+        sys.exit(code)
 
     def _run(
         self,
@@ -84,6 +87,9 @@ class ExciseGroup(TyperGroup):
             sys.stdout.flush()
         except UserError as error:
             return _fail(error.message, error.param)
+        except Terminated:
+            print_aside("terminated")
+            raise
         except (KeyboardInterrupt, typer.Abort):
             print_aside("interrupted")
             return int(ExitCode.INTERRUPTED)
