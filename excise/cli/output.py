@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from excise.resources.webhooks import DeliveryList, WebhookList
 
 _PLAIN_WIDTH = 110
 
+_LOG_COMMAND = re.compile(r"(^[^\S\n]*+:(?=:)|##(?=\w*\[))", re.MULTILINE)
+"""Begins a command of GitHub (the second anywhere in a line), Azure Pipelines or TeamCity."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Page = TypeVar("_Page", JobList, VersionList, WebhookList, DeliveryList)
@@ -170,14 +173,18 @@ def format_time(moment: datetime | None) -> str:
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:
-    """Return `text` without terminal control characters, which model output may contain."""
+    """Return `text` without terminal control characters, which model output may contain.
+
+    Nor does it hold commands of a pipeline's log, such as `::error::` or `##[error]`.
+    """
     kept = {"\n"} if keep_lines else set()
-    return "".join(
+    visible = "".join(
         character
         if character in kept or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
         else " "
         for character in text
     )
+    return _LOG_COMMAND.sub(r"\1 ", visible)
 
 
 def exit_code_of(job: JobView) -> ExitCode:

@@ -130,15 +130,8 @@ def inspect_command(
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
-        typer.echo(f"base weights       sha256 of all tensors {loaded.base_sha256}")
-        typer.echo(f"corrected weights  sha256 of all tensors {loaded.corrected_sha256}")
-        typer.echo(f"granularity        {loaded.granularity}")
-        typer.echo(f"components         {len(loaded.selection)}")
-        typer.echo(f"operation          {_describe_operation(loaded)}")
-        if loaded.verdict is not None:
-            typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
-        for line in _describe_modules(loaded, every=every):
-            typer.echo(f"  {clean(line)}")  # the patch is untrusted, and names can be any text
+    for line in _describe_patch(loaded, every=every):
+        typer.echo(clean(line))  # the patch is untrusted, and names can be any text
 
 
 def _read_job_report(file: Path) -> JobReport:
@@ -170,6 +163,18 @@ def _say_left_out(names: Sequence[str]) -> None:
         shown = ", ".join(names[:LISTED_NAMES])
         more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
         typer.echo(f"left out, because not part of the model: {clean(shown)}{more}")
+
+
+def _describe_patch(patch: Patch, *, every: bool) -> Iterator[str]:
+    yield f"base weights       sha256 of all tensors {patch.base_sha256}"
+    yield f"corrected weights  sha256 of all tensors {patch.corrected_sha256}"
+    yield f"granularity        {patch.granularity}"
+    yield f"components         {len(patch.selection)}"
+    yield f"operation          {_describe_operation(patch)}"
+    if patch.verdict is not None:
+        yield f"verdict            {_describe_verdict(patch.verdict)}"
+    for line in _describe_modules(patch, every=every):
+        yield f"  {line}"
 
 
 def _describe_operation(patch: Patch) -> str:

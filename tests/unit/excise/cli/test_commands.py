@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from excise.cli import ci_job, group, jobs
 from excise.cli.app import app
+from excise.cli.output import clean
 from excise.client import ApiError, ClientError, ConnectionLostError
 from excise.installation import EXAMPLES
 from tests.unit.excise.cli.fake_service import FakeService
@@ -344,6 +345,20 @@ def test_the_examples_are_written_once(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "exists already. Set --output" in result.stderr
     assert (folder / "reference.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::error::x", ": :error::x"),
+        ("a\n  ::add-mask::x", "a\n  : :add-mask::x"),
+        ("a ##[error]x", "a ## [error]x"),
+        ("##vso[task.complete]", "## vso[task.complete]"),
+        ("fe80::1, a::b, ## heading [x]", "fe80::1, a::b, ## heading [x]"),
+    ],
+)
+def test_what_is_shown_commands_no_pipeline(text: str, shown: str) -> None:
+    assert clean(text, keep_lines=True) == shown
 
 
 def test_a_terminal_without_a_character_shows_its_escape_and_nothing_fails() -> None:

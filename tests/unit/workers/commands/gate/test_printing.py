@@ -29,6 +29,20 @@ def test_gates_notes_and_the_folder_are_printed(capsys: pytest.CaptureFixture[st
     assert lines[-1] == "wrote gate.json, gate.md and gate.xml to out"
 
 
+def test_a_checkpoint_s_own_words_command_neither_terminal_nor_pipeline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "\x1b[1A\x1b[2K\n::error::mine ##[stop-commands]x ##vso[task.setvariable]y \u202e"
+    gate = build_gate(None, unmeasured=words, note=words, remedy=words, name=f"kl:{words}")
+    print_report(build_report(gate, notes=[words]), Path("out"))
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 5
+    assert {own for own in shown if not own.isprintable()} == {"\n"}
+    assert "##[" not in shown
+    assert "##vso[" not in shown
+    assert "## [stop-commands]x ## vso[" in shown
+
+
 OUTCOMES = pytest.mark.parametrize(
     ("outcome", "code"), [(GateOutcome.PASSED, 0), (GateOutcome.GATES_NOT_MET, 100)]
 )
