@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -31,6 +32,8 @@ ENTRY_POINT_GROUP = "excise.commands"
 EXTRAS = {"service": "embedded", "workers": "worker"}
 """Package of a command → the extra that installs what it needs."""
 DEBUG_VARIABLE = "EXCISE_DEBUG"
+
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # click's base error class, whether typer bundles click or depends on it.
 _USAGE_ERROR = typer.BadParameter.__mro__[2]
@@ -185,6 +188,10 @@ def _fail_unexpectedly(error: Exception) -> int:
             return int(ExitCode.ERROR)
         hint = f" Try: {usage.ctx.command_path} --help" if getattr(usage, "ctx", None) else ""
         return _fail(f"{usage.format_message()}{hint}")
+    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+        discard_output(sys.stdout)  # what its buffer holds would fail again at the end
+        place = "the output" if error.filename is None else error.filename
+        return _fail(f"{place} could not be written whole: {error.strerror}.")
     if isinstance(error, ModuleNotFoundError):
         return _fail(describe_missing(error, _find_package(error)))
     if os.environ.get(DEBUG_VARIABLE):

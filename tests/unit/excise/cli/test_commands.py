@@ -387,6 +387,18 @@ def test_an_output_that_is_full_does_not_undo_what_was_written(full: str, tmp_pa
     assert ("No space left" in said and f"it is in {folder}" in said) is ("2>" not in full)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize("arguments", [("version",), ("--help",), ("ci", "comment")])
+def test_what_could_not_be_printed_is_said_in_words(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", "from excise.cli.app import app; app()", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the output could not be written whole: No space left on device.\n"
+    )
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize(("command", "code"), [("version", 0), ("no-such-command", 1)])
 def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: int) -> None:
