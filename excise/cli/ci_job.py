@@ -23,6 +23,7 @@ import typer
 from rich.text import Text
 
 from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
+from excise.cli.job_files import clear_job_files, fetch_job_files
 from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
 from excise.cli.output import CommandError, build_console, print_aside
 from excise.cli.progress import follow_job
@@ -33,6 +34,7 @@ from excise.names import JobFile
 from excise.reports.junit import render_junit
 from excise.reports.reading import read_report
 from excise.resources.jobs import JobView
+from excise.whole_files import write_whole
 
 JUNIT_NAME = "excise.xml"
 ID_NAME = "job-id"
@@ -67,9 +69,11 @@ def run_job(
 ) -> None:
     """Run a job and fetch its files. Ends with 0, 100 or 1, as `submit --wait` does.
 
-    Ctrl-C, SIGTERM and SIGHUP cancel the job before this ends.
+    Files of an earlier job are removed from the folder before anything else. Ctrl-C, SIGTERM and
+    SIGHUP cancel the job before this ends.
     """
     _treat_termination_as_interrupt()
+    clear_job_files(output, JUNIT_NAME, ID_NAME)
     body = load_spec(spec)
     output.mkdir(parents=True, exist_ok=True)
     with (
@@ -78,11 +82,11 @@ def run_job(
     ):
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         job = _run_or_cancel(client, body, output)
-        paths = client.download_artifacts(job, output)
+        paths = fetch_job_files(client, job, output)
     if (report := output / JobFile.REPORT) in paths:
         found = read_report(report.read_bytes())
         require_own_verdict(found, job)
-        (output / JUNIT_NAME).write_bytes(render_junit(found.gates, "excise"))
+        write_whole(output / JUNIT_NAME, render_junit(found.gates, "excise"))
         print_report(found, build_console(is_aside=True))
     end_of_job(job)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.estimates import end_with_estimate
+from excise.cli.job_files import fetch_job_files
 from excise.cli.output import (
     CommandError,
     ExitCode,
@@ -141,7 +142,7 @@ def report(
     """Show a job's report; with --output, download all the job's files."""
     with open_client(url) as client:
         if output is not None:
-            paths = client.download_artifacts(client.get_job(job_id), output)
+            paths = fetch_job_files(client, client.get_job(job_id), output)
             print_aside("\n".join(map(str, paths)), keep_lines=True)
         chosen = ReportFormat.JSON if as_json else report_format
         content = client.fetch_report(job_id, chosen or ReportFormat.JSON)
@@ -280,7 +281,7 @@ def follow_to_end(
         raise CommandError(
             f"{error.message} The job goes on without this command: excise watch {job.id}"
         ) from error
-    paths = client.download_artifacts(job, output) if output is not None else []
+    paths = fetch_job_files(client, job, output) if output is not None else []
     show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
     return job
 

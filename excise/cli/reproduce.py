@@ -73,6 +73,10 @@ def reproduce(
     are recognised by their SHA-256. Nothing is published. With --wait the exit code is the verdict
     of the new job, and every file is compared with the manifest.
     """
+    if output is not None and manifest.resolve() == (output / JobFile.MANIFEST).resolve():
+        raise CommandError(
+            f"{manifest} lies in the folder for the new job's files. Give another --output."
+        )
     before = load_manifest(manifest)
     with open_client(url, is_waiting=wait) as client:
         sets = provide_sets(client, list_sets(before.spec), prompts_dir)

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from excise.cli.job_files import clear_job_files
 from excise.cli.jobs import explain_end, load_spec
 from excise.cli.output import CommandError, ExitCode, build_console, clean, exit_code_of
 from excise.cli.progress import follow_job, format_seconds
@@ -253,8 +254,7 @@ def _conclude(client: Client, job: JobView, options: DemoOptions, console: Conso
     code = exit_code_of(job)
     if code is ExitCode.ERROR:
         raise CommandError(f"{explain_end(job)} Logs: {options.home / 'logs'}")
-    for name in FILES:  # so that no file of an earlier run is mistaken for one of this run
-        (options.output / name).unlink(missing_ok=True)
+    clear_job_files(options.output)
     for artifact in job.artifacts:
         if artifact.name in FILES:
             client.download_artifact(job.id, artifact, options.output)

@@ -48,6 +48,23 @@ def test_the_exit_code_is_the_verdict(
     assert "\x07" not in result.output
 
 
+@pytest.mark.parametrize("command", ["submit", "watch", "report"])
+def test_a_folder_holds_the_files_of_one_job(
+    service: FakeService, url: str, spec: Path, tmp_path: Path, command: str
+) -> None:
+    service.verdict, out = "rejected", tmp_path / "out"
+    out.mkdir()
+    for name in ("patch.safetensors", "mine"):
+        (out / name).write_text("of an earlier job")
+    arguments: tuple[str | Path, ...] = (spec, "--wait")
+    if command != "submit":
+        assert run("submit", spec, "--wait", "--url", url).exit_code == 100
+        arguments = ("job_1",)
+    run(command, *arguments, "--output", out, "--url", url)
+    assert {path.name for path in out.iterdir()} == {"mine", *service.files}
+    assert "patch.safetensors" not in service.files
+
+
 @pytest.mark.parametrize(("verdict", "reported"), [("passed", "rejected"), ("no_effect", "passed")])
 @pytest.mark.parametrize("command", [("submit", "--wait"), ("ci", "job")])
 def test_a_report_with_another_verdict_than_the_job_is_an_error(

@@ -127,6 +127,16 @@ def test_the_new_files_are_compared_with_the_manifest(
     assert "The verdict was passed; now it is rejected." in other.stdout
 
 
+def test_a_manifest_is_not_overwritten_by_the_new_one(
+    service: FakeService, url: str, tmp_path: Path, folder: Path, manifest: dict[str, Any]
+) -> None:
+    result = run(manifest, url, tmp_path, "--prompts-dir", folder, "--wait", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "lies in the folder for the new job's files" in result.stderr
+    assert json.loads((tmp_path / "manifest.json").read_bytes()) == manifest
+    assert service.specs == []
+
+
 def test_machine_output_is_one_json_document(
     service: FakeService, url: str, tmp_path: Path, folder: Path, manifest: dict[str, Any]
 ) -> None:
