@@ -29,7 +29,7 @@ from excise.cli.report_summary import print_report, require_own_verdict
 from excise.cli.set_options import ALL_OPTIONS, naming_options
 from excise.client import ApiError, Client, ConnectionLostError
 from excise.intake.duplicates import DuplicateKeyError
-from excise.intake.json_documents import load_json
+from excise.intake.json_documents import find_part, is_non_finite, load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
 from excise.resources.jobs import JobView
@@ -201,7 +201,20 @@ def load_spec(path: Path) -> dict[str, Any]:
         raise CommandError(
             f"{path} does not hold a JSON object. See docs/guides/api.md for the spec."
         )
+    require_sendable(spec)
     return spec
+
+
+def require_sendable(spec: dict[str, Any]) -> None:
+    """Raise `CommandError` for a spec with values that no request can hold, by their place."""
+    if place := find_part(spec, is_non_finite, "spec"):
+        raise CommandError(f"{place} is not a finite number, which JSON cannot hold.")
+    if place := find_part(spec, _is_broken_text, "spec"):
+        raise CommandError(f"{place} holds half of a surrogate pair, which is no text.")
+
+
+def _is_broken_text(value: object) -> bool:
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def fill_in_prompt_sets(

@@ -8,13 +8,12 @@ from pydantic import ValidationError
 
 from excise.errors import UserError
 from excise.intake.duplicates import DuplicateKeyError
-from excise.intake.json_documents import load_json
+from excise.intake.json_documents import find_part, is_non_finite, load_json
 from excise.names import JobKind
 from excise.reports.circuit import CircuitReport
 from excise.reports.compression import CompressionReport
 from excise.reports.contradictions import list_contradictions
 from excise.reports.correction import CorrectionReport
-from excise.reports.finite import find_non_finite
 from excise.reports.gate_run import GateReport
 
 Report = CorrectionReport | CircuitReport | CompressionReport | GateReport
@@ -45,7 +44,7 @@ def read_report(content: bytes) -> Report:
         report = schema.model_validate(document, extra="ignore")
     except ValidationError as error:
         raise ReportError(_describe(error)) from None
-    if (place := find_non_finite(report.model_dump())) is not None:
+    if place := find_part(report.model_dump(), is_non_finite, "report"):
         raise ReportError(f"This is not a report: {place} is not a finite number.")
     if (found := next(list_contradictions(report), None)) is not None:
         raise ReportError(

@@ -16,8 +16,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from excise.intake.json_documents import find_part, is_non_finite
 from excise.names import Verdict
-from excise.reports.finite import find_non_finite
 from excise.reports.model import ReportModel
 from excise.reports.text import (
     code_span,
@@ -76,7 +76,7 @@ def render_html_template(name: str, context: Mapping[str, object]) -> str:
 
 def require_finite(value: object) -> None:
     """Raise `NonFiniteReportError`, naming the first figure that is NaN or infinite."""
-    if (place := find_non_finite(value)) is not None:
+    if place := find_part(value, is_non_finite, "report"):
         raise NonFiniteReportError(
             f"{place} is not finite; measure it again, or leave it out as None where that is "
             "allowed."

@@ -48,6 +48,17 @@ def test_the_exit_code_is_the_verdict(
     assert "\x07" not in result.output
 
 
+@pytest.mark.parametrize("value", ["NaN", "-1e999", '"\\udc00"'])
+def test_a_spec_that_no_request_can_hold_is_refused_by_its_field(
+    service: FakeService, url: str, spec: Path, value: str
+) -> None:
+    spec.write_text(spec.read_text().replace('"r"', value))
+    result = run("submit", spec, "--prompts", spec, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: spec.behaviours[0].name ")
+    assert (service.uploads, service.specs) == ([], [])
+
+
 @pytest.mark.parametrize("command", ["submit", "watch", "report"])
 def test_a_folder_holds_the_files_of_one_job(
     service: FakeService, url: str, spec: Path, tmp_path: Path, command: str
