@@ -15,7 +15,7 @@ import typer
 
 from excise.cli.ci_job import run_job
 from excise.cli.ci_posting import find_thread, post_comment
-from excise.cli.output import CommandError, print_aside
+from excise.cli.output import CommandError, print_aside, print_done
 from excise.redaction import find_secrets, redact, register_secrets
 from excise.reports.annotations import list_annotations
 from excise.reports.comment import CommentOptions, render_comment, render_no_verdict
@@ -89,7 +89,7 @@ def post(
     if thread is None:
         print_aside("this pipeline has no pull request: nothing to comment on")
         return
-    print(post_comment(thread, options.marker, body))
+    print_done(post_comment(thread, options.marker, body))
 
 
 @app.command("annotations")

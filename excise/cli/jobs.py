@@ -17,10 +17,10 @@ from excise.cli.output import (
     CommandError,
     ExitCode,
     build_console,
-    clean,
     end_with,
     exit_code_of,
     print_aside,
+    print_done,
     print_error,
     show,
 )
@@ -173,7 +173,7 @@ def delete(
             client.delete_artifacts(job_id)
         else:
             client.delete_job(job_id)
-    print(f"deleted {'the files of ' if files else ''}{clean(job_id)}")
+    print_done(f"deleted {'the files of ' if files else ''}{job_id}")
 
 
 @prompts_app.command("delete")
@@ -184,7 +184,7 @@ def delete_prompt_set(
     """Delete a prompt set that no open job needs."""
     with open_client(url) as client:
         client.delete_prompt_set(prompt_set_id)
-    print(f"deleted {clean(prompt_set_id)}")
+    print_done(f"deleted {prompt_set_id}")
 
 
 def load_spec(path: Path) -> dict[str, Any]:

@@ -124,6 +124,11 @@ def print_line(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
+def print_done(text: str) -> None:
+    """Print to standard output that the work is done; it is, also where nobody reads that."""
+    print(clean(text), file=Aside(sys.stdout), flush=True)
+
+
 @contextmanager
 def printed_after_work(output: Path) -> Iterator[None]:
     """Go on where nobody reads what is printed, or its disk is full: all of it is in `output`.

@@ -16,7 +16,15 @@ from excise.cli.connection import (
     UrlOption,
     open_client,
 )
-from excise.cli.output import build_console, clean, format_time, print_aside, show, show_page
+from excise.cli.output import (
+    build_console,
+    clean,
+    format_time,
+    print_aside,
+    print_done,
+    show,
+    show_page,
+)
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
 
@@ -91,7 +99,7 @@ def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
     """Delete a webhook and its deliveries."""
     with open_client(url) as client:
         client.delete_webhook(webhook)
-    print("deleted")
+    print_done("deleted")
 
 
 @app.command("rotate")

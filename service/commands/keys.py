@@ -9,7 +9,7 @@ from rich.table import Table
 from sqlalchemy import select
 
 from excise.cli.connection import JsonOption
-from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.cli.output import CommandError, build_console, clean, print_done, print_json
 from excise.names import KeyScope
 from service.commands.connection import open_database
 from service.errors import ExciseError
@@ -66,7 +66,7 @@ def revoke_key(
             operations.revoke_key(session, tenant_id, key_id)
         except ExciseError as error:
             raise CommandError(error.message) from None
-    print(f"revoked {key_id}")
+    print_done(f"revoked {key_id}")
 
 
 def _describe_key(key: ApiKey) -> dict[str, str | list[str] | None]:

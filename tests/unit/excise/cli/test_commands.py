@@ -427,6 +427,19 @@ def test_what_could_not_be_printed_is_said_in_words(arguments: tuple[str, ...]) 
     )
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_what_was_deleted_counts_where_it_cannot_be_printed(
+    service: FakeService, url: str, spec: Path
+) -> None:
+    assert run("submit", spec, "--wait", "--url", url).exit_code == 0
+    program = "from excise.cli.app import app; app()"
+    command = [sys.executable, "-c", program, "delete", "job_1", "--url", url]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert service.deleted == ["jobs/job_1"]
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize(("command", "code"), [("version", 0), ("no-such-command", 1)])
 def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: int) -> None:
