@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -373,6 +374,20 @@ def test_the_examples_are_written_once(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "exists already. Set --output" in result.stderr
     assert (folder / "reference.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_examples_are_whole_or_absent(
+    failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_half(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "README.md").write_text("half")
+        raise failure
+
+    monkeypatch.setattr(shutil, "copytree", copy_half)
+    assert run("examples", "--output", tmp_path / "examples").exit_code in {1, 130}
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
