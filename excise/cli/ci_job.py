@@ -25,7 +25,7 @@ from rich.text import Text
 from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
 from excise.cli.job_files import clear_job_files, fetch_job_files
 from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
-from excise.cli.output import CommandError, build_console, print_aside
+from excise.cli.output import CommandError, build_console, keep_secrets, print_aside
 from excise.cli.progress import follow_job
 from excise.cli.report_summary import print_report, require_own_verdict
 from excise.cli.set_options import CORRECTION_OPTIONS, naming_options
@@ -86,7 +86,7 @@ def run_job(
     if (report := output / JobFile.REPORT) in paths:
         found = read_report(report.read_bytes())
         require_own_verdict(found, job)
-        write_whole(output / JUNIT_NAME, render_junit(found.gates, "excise"))
+        write_whole(output / JUNIT_NAME, render_junit(found.gates, "excise", clean=keep_secrets()))
         print_report(found, build_console(is_aside=True))
     end_of_job(job)
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from excise.errors import UserError
 from excise.names import JobStatus, Verdict
-from excise.redaction import redact
+from excise.redaction import find_secrets, redact, register_secrets
 from excise.resources.jobs import JobList, JobView
 from excise.resources.serving import VersionList
 from excise.resources.webhooks import DeliveryList, WebhookList
@@ -190,6 +190,12 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
         for character in text
     )
     return _LOG_COMMAND.sub(r"\1 ", visible)
+
+
+def keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+    """Return a function that removes the pipeline's secrets from a text."""
+    register_secrets(find_secrets(environment))
+    return redact
 
 
 def exit_code_of(job: JobView) -> ExitCode:

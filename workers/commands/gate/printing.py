@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from excise.cli.output import clean, printed_after_work
+from excise.cli.output import clean, keep_secrets, printed_after_work
 from excise.reports.gate_run import GateReport
 from excise.reports.token_limits import describe_token_limits
 from excise.reports.wording import describe_comparison, describe_gate
@@ -16,9 +16,10 @@ from workers.reports.abilities import describe_abilities
 
 def print_report(report: GateReport, output: Path) -> None:
     """Print the report, whose files lie in `output`; where that fails, say so and go on."""
+    hide = keep_secrets()
     with printed_after_work(output):
         for line in _list_lines(report):
-            typer.echo(clean(line))  # reasons quote files of either checkpoint
+            typer.echo(clean(hide(line)))  # reasons quote files of either checkpoint
         typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
 
 

@@ -18,7 +18,7 @@ from excise.cli.app import app
 from excise.names import JobFile
 from tests.unit.excise.cli.fake_service import FakeService
 from tests.unit.excise.outgoing.servers import Reply, Request, Server, serve
-from tests.unit.excise.reports.test_comment import KL, MET, build, build_example
+from tests.unit.excise.reports.test_comment import KL, LOST, MET, build, build_example
 
 MARKER = "<!-- excise-comment:excise -->"
 TOKEN = "ghs_0123456789abcdef"
@@ -58,6 +58,17 @@ def test_annotations_and_junit(report: Path) -> None:
     suite = ElementTree.fromstring(run("junit", report).stdout_bytes).find("testsuite")
     assert suite is not None
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+
+
+def test_no_secret_is_in_junit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_TOKEN", "correct horse")
+    words = {"note": "correct horse", "remedy": f"{TOKEN} correct horse", "name": "correct horse"}
+    path = tmp_path / "gate.json"
+    path.write_text(build(KL.model_copy(update=words), LOST).model_dump_json())
+    shown = run("junit", path).stdout
+    assert "horse" not in shown
+    assert TOKEN not in shown
+    assert "not measured: no way" in shown
 
 
 @pytest.mark.parametrize(

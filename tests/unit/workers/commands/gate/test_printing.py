@@ -43,6 +43,15 @@ def test_a_checkpoint_s_own_words_command_neither_terminal_nor_pipeline(
     assert "## [stop-commands]x ## vso[" in shown
 
 
+def test_a_secret_that_a_checkpoint_knows_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEPLOY_TOKEN", "correct horse")
+    gate = build_gate(None, unmeasured="the template says correct horse")
+    print_report(build_report(gate), Path("out"))
+    assert "the template says ***" in capsys.readouterr().out
+
+
 OUTCOMES = pytest.mark.parametrize(
     ("outcome", "code"), [(GateOutcome.PASSED, 0), (GateOutcome.GATES_NOT_MET, 100)]
 )
