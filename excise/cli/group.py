@@ -33,6 +33,7 @@ EXTRAS = {"service": "embedded", "workers": "worker"}
 """Package of a command → the extra that installs what it needs."""
 DEBUG_VARIABLE = "EXCISE_DEBUG"
 
+_STANDARD_ERROR = 2
 _NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # click's base error class, whether typer bundles click or depends on it.
@@ -111,6 +112,7 @@ def degrade_output() -> None:
 
     What is printed to an output that was closed before the start (`>&-`) goes nowhere.
     """
+    _occupy_standard_descriptors()
     if sys.stdout is None:
         sys.stdout = _open_nowhere()
     if sys.stderr is None:
@@ -118,6 +120,16 @@ def degrade_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open nowhere under each of the numbers 0 to 2 that is closed.
+
+    The next file that is opened would get that number, and what libraries print into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        continue
+    os.close(descriptor)
 
 
 def _open_nowhere() -> TextIOWrapper:

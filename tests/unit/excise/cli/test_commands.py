@@ -479,6 +479,19 @@ def test_progress_that_nobody_reads_leaves_the_verdict(
     assert json.loads(done.stdout)["verdict"] == verdict
 
 
+def test_no_file_gets_the_number_of_a_closed_output(tmp_path: Path) -> None:
+    """Into a file that did, libraries would print."""
+    program = (
+        "from excise.cli.group import degrade_output; degrade_output(); import os, sys\n"
+        "with open(sys.argv[1], 'w') as file:\n"
+        "    os.write(1, b'progress'); os.write(2, b'warning'); file.write('weights')"
+    )
+    file = tmp_path / "model"
+    script = 'exec "$0" -c "$1" "$2" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable, program, str(file)])
+    assert (done.returncode, file.read_text()) == (0, "weights")
+
+
 def test_the_audit_log_is_one_object_a_line(service: FakeService, url: str) -> None:
     service.changes = ["job.submit", "key.create", "job.submit"]
     result = run("audit-log", "--after", "1", "--url", url)
