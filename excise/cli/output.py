@@ -152,9 +152,14 @@ def discard_output(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON to standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
+def print_json(value: Any, *, on_one_line: bool = False) -> None:
+    """Print a value as JSON to standard output; what a terminal would obey or hide is escaped."""
+    if on_one_line:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    else:
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+    shown = (json.dumps(one)[1:-1] if one != "\n" and _is_hidden(one) else one for one in text)
+    print("".join(shown), flush=True)
 
 
 def show(found: _Model, as_json: bool, describe: Callable[[_Model], object]) -> None:
@@ -183,13 +188,13 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
     Nor does it hold commands of a pipeline's log, such as `::error::` or `##[error]`.
     """
     kept = {"\n"} if keep_lines else set()
-    visible = "".join(
-        character
-        if character in kept or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
-        else " "
-        for character in text
-    )
+    visible = "".join(" " if one not in kept and _is_hidden(one) else one for one in text)
     return _LOG_COMMAND.sub(r"\1 ", visible)
+
+
+def _is_hidden(character: str) -> bool:
+    """Return whether it is a control character, formats text, or is half a surrogate pair."""
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs"}
 
 
 def keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli.group import degrade_output
-from excise.cli.output import clean, print_aside, printed_after_work
+from excise.cli.output import clean, print_aside, print_json, printed_after_work
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
 from service.errors import ExciseError
@@ -372,7 +372,7 @@ def estimate_command(
     with _reported_errors():
         found = estimate_job(spec, prompts, model, machine, device)
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        print_json(found.model_dump(mode="json"))
     else:
         typer.echo(clean(str(found), keep_lines=True))
     raise typer.Exit(0 if found.fits else 1)

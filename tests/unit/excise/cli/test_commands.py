@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from excise.cli import ci_job, group, jobs
 from excise.cli.app import app
-from excise.cli.output import clean
+from excise.cli.output import clean, print_json
 from excise.client import ApiError, ClientError, ConnectionLostError
 from excise.installation import EXAMPLES
 from tests.unit.excise.cli.fake_service import FakeService
@@ -374,6 +374,16 @@ def test_the_examples_are_written_once(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "exists already. Set --output" in result.stderr
     assert (folder / "reference.txt").read_text() == "mine"
+
+
+def test_json_is_exact_and_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a\u202e": ["\x1b[2J\x9b2J\x7f", "é\n汉 \U000e0041", {"\ud800": None}]}
+    for on_one_line in (True, False):
+        print_json(value, on_one_line=on_one_line)
+        shown = capsys.readouterr().out
+        assert json.loads(shown) == value
+        assert {one for one in shown if not one.isprintable()} == {"\n"}
+        assert "é\\n汉" in shown
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
