@@ -142,6 +142,19 @@ def printed_after_work(output: Path) -> Iterator[None]:
         print_aside(f"the result could not be printed ({error.strerror}); it is in {output}")
 
 
+@contextmanager
+def shown_once(remedy: str) -> Iterator[None]:
+    """Raise `CommandError`, which ends with the remedy, where a secret cannot be printed."""
+    try:
+        yield
+    except OSError as error:
+        discard_output(sys.stdout)
+        raise CommandError(
+            f"The secret, which is shown only once, could not be printed: {error.strerror}. "
+            f"{remedy}"
+        ) from None
+
+
 def discard_output(stream: TextIO) -> None:
     """Send the stream to nowhere: what its buffer holds must not fail again at the end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -22,8 +22,10 @@ from excise.cli.output import (
     format_time,
     print_aside,
     print_done,
+    print_line,
     show,
     show_page,
+    shown_once,
 )
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
@@ -48,7 +50,7 @@ def create(
     """Create a webhook; print its id and, only now, its secret."""
     with open_client(url) as client:
         made = client.create_webhook(address, event or None, description)
-    show(made, as_json, _print_secret)
+    _show_secret(made, as_json)
 
 
 @app.command("list")
@@ -108,7 +110,7 @@ def rotate(
 ) -> None:
     """Give a webhook a new secret, printed only now; the old one keeps signing for a day."""
     with open_client(url) as client:
-        show(client.rotate_webhook_secret(webhook), as_json, _print_secret)
+        _show_secret(client.rotate_webhook_secret(webhook), as_json)
 
 
 @app.command("ping")
@@ -154,9 +156,13 @@ def _describe_last(delivery: DeliveryView) -> str:
     return last.error or str(last.status_code)
 
 
+def _show_secret(made: NewWebhookView, as_json: bool) -> None:
+    with shown_once(f"Run: excise webhooks rotate {made.id}"):
+        show(made, as_json, _print_secret)
+
+
 def _print_secret(made: NewWebhookView) -> None:
-    print(made.id)
-    print(made.secret)
+    print_line(f"{made.id}\n{made.secret}")
     print_aside("the secret is shown only once: store it where the receiver can read it")
 
 
