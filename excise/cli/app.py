@@ -1,7 +1,7 @@
 """The `excise` command: a client of the REST API, to which other packages add commands.
 
 Exit codes: 0 if the verdict is "passed" (or the command succeeded), 100 if the gates were not met,
-1 for anything else, 130 if interrupted.
+1 for anything else, 130 if interrupted, 143 (SIGTERM) or 129 (SIGHUP) if told to end.
 """
 
 from __future__ import annotations

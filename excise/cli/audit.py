@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
+from excise.cli.output import print_json
 
 
 def print_audit_log(
@@ -19,4 +20,4 @@ def print_audit_log(
     """Print the changes in the key's tenant, one JSON object per line, oldest first."""
     with open_client(url) as client:
         for entry in client.audit(after=after, action=action):
-            print(entry.model_dump_json(exclude={"object"}))
+            print_json(entry.model_dump(mode="json", exclude={"object"}), on_one_line=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,7 @@ import typer
 
 from excise.cli.ci_job import run_job
 from excise.cli.ci_posting import find_thread, post_comment
-from excise.cli.output import CommandError
-from excise.redaction import find_secrets, redact, register_secrets
+from excise.cli.output import CommandError, keep_secrets, print_aside, print_done
 from excise.reports.annotations import list_annotations
 from excise.reports.comment import CommentOptions, render_comment, render_no_verdict
 from excise.reports.junit import render_junit
@@ -87,15 +85,15 @@ def post(
     body = _render(report, options)
     thread = find_thread(os.environ, author)
     if thread is None:
-        print("this pipeline has no pull request: nothing to comment on", file=sys.stderr)
+        print_aside("this pipeline has no pull request: nothing to comment on")
         return
-    print(post_comment(thread, options.marker, body))
+    print_done(post_comment(thread, options.marker, body))
 
 
 @app.command("annotations")
 def print_annotations(report: ReportArgument) -> None:
     """Print an `::error` line for every unmet gate, which GitHub reads from the log."""
-    clean = _keep_secrets()
+    clean = keep_secrets()
     for line in list_annotations(_read(report), clean):
         print(line)
 
@@ -103,19 +101,14 @@ def print_annotations(report: ReportArgument) -> None:
 @app.command("junit")
 def junit(report: ReportArgument) -> None:
     """Print the gates as JUnit XML."""
-    sys.stdout.buffer.write(render_junit(_read(report).gates, "excise"))
+    clean = keep_secrets()
+    sys.stdout.buffer.write(render_junit(_read(report).gates, "excise", clean=clean))
 
 
 def _render(path: Path | None, options: CommentOptions) -> str:
     if path is None:
         return render_no_verdict(options)
-    return render_comment(_read(path), options, _keep_secrets())
-
-
-def _keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
-    """Return a function that removes the pipeline's secrets from a text."""
-    register_secrets(find_secrets(environment))
-    return redact
+    return render_comment(_read(path), options, keep_secrets())
 
 
 def _read(path: Path) -> Report:

@@ -20,18 +20,21 @@ from uuid import uuid4
 
 import httpx
 import typer
+from rich.text import Text
 
 from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
+from excise.cli.job_files import clear_job_files, fetch_job_files
 from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
-from excise.cli.output import CommandError, build_console
+from excise.cli.output import CommandError, build_console, keep_secrets, print_aside
 from excise.cli.progress import follow_job
-from excise.cli.report_summary import print_report
+from excise.cli.report_summary import print_report, require_own_verdict
 from excise.cli.set_options import CORRECTION_OPTIONS, naming_options
 from excise.client import Client, ClientError
 from excise.names import JobFile
 from excise.reports.junit import render_junit
 from excise.reports.reading import read_report
 from excise.resources.jobs import JobView
+from excise.whole_files import write_whole
 
 JUNIT_NAME = "excise.xml"
 ID_NAME = "job-id"
@@ -66,9 +69,11 @@ def run_job(
 ) -> None:
     """Run a job and fetch its files. Ends with 0, 100 or 1, as `submit --wait` does.
 
-    Ctrl-C, SIGTERM and SIGHUP cancel the job before this ends.
+    Files of an earlier job are removed from the folder before anything else. Ctrl-C, SIGTERM and
+    SIGHUP cancel the job before this ends.
     """
     _treat_termination_as_interrupt()
+    clear_job_files(output, JUNIT_NAME, ID_NAME)
     body = load_spec(spec)
     output.mkdir(parents=True, exist_ok=True)
     with (
@@ -77,11 +82,12 @@ def run_job(
     ):
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         job = _run_or_cancel(client, body, output)
-        paths = client.download_artifacts(job, output)
+        paths = fetch_job_files(client, job, output)
     if (report := output / JobFile.REPORT) in paths:
         found = read_report(report.read_bytes())
-        (output / JUNIT_NAME).write_bytes(render_junit(found.gates, "excise"))
-        print_report(found, build_console())
+        require_own_verdict(found, job)
+        write_whole(output / JUNIT_NAME, render_junit(found.gates, "excise", clean=keep_secrets()))
+        print_report(found, build_console(is_aside=True))
     end_of_job(job)
 
 
@@ -92,8 +98,8 @@ def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobVie
         with naming_options(CORRECTION_OPTIONS):
             job = client.create_job(body, idempotency_key=key)
         (output / ID_NAME).write_text(f"{job.id}\n")
-        console = build_console()
-        print(f"job {job.id}", flush=True)
+        console = build_console(is_aside=True)  # the pipeline reads files and exit code
+        console.print(Text(f"job {job.id}"))
         return follow_job(client, job, console)
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -107,9 +113,9 @@ def _cancel(client: Client, body: dict[str, Any], key: str) -> None:
     try:
         job = client.create_job(body, idempotency_key=key)
         client.cancel_job(job.id)
-        print(f"job {job.id} was cancelled", file=sys.stderr, flush=True)
+        print_aside(f"job {job.id} was cancelled")
     except ClientError as error:
-        print(f"the job could not be cancelled: {error}", file=sys.stderr, flush=True)
+        print_aside(f"the job could not be cancelled: {error}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,15 +17,24 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
-from excise.cli.output import CommandError, ExitCode, discard_output, print_error
+from excise.cli.output import (
+    CommandError,
+    ExitCode,
+    discard_output,
+    print_aside,
+    print_error,
+)
+from excise.cli.termination import Terminated, ending_in_order
 from excise.errors import UserError
 from excise.logs import configure_console_logging
-from excise.redaction import redact
 
 ENTRY_POINT_GROUP = "excise.commands"
 EXTRAS = {"service": "embedded", "workers": "worker"}
 """Package of a command → the extra that installs what it needs."""
 DEBUG_VARIABLE = "EXCISE_DEBUG"
+
+_STANDARD_ERROR = 2
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # click's base error class, whether typer bundles click or depends on it.
 _USAGE_ERROR = typer.BadParameter.__mro__[2]
@@ -62,7 +72,9 @@ class ExciseGroup(TyperGroup):
         extra["windows_expand_args"] = windows_expand_args
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        sys.exit(self._run(args, prog_name, complete_var, extra))
+        with ending_in_order():
+            code = self._run(args, prog_name, complete_var, extra)
+        sys.exit(code)
 
     def _run(
         self,
@@ -79,8 +91,11 @@ class ExciseGroup(TyperGroup):
             sys.stdout.flush()
         except UserError as error:
             return _fail(error.message, error.param)
+        except Terminated:
+            print_aside("terminated")
+            raise
         except (KeyboardInterrupt, typer.Abort):
-            print("interrupted", file=sys.stderr)
+            print_aside("interrupted")
             return int(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone; prevent the interpreter's error about it at exit.
@@ -97,6 +112,7 @@ def degrade_output() -> None:
 
     What is printed to an output that was closed before the start (`>&-`) goes nowhere.
     """
+    _occupy_standard_descriptors()
     if sys.stdout is None:
         sys.stdout = _open_nowhere()
     if sys.stderr is None:
@@ -104,6 +120,16 @@ def degrade_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open nowhere under each of the numbers 0 to 2 that is closed.
+
+    The next file that is opened would get that number, and what libraries print into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        continue
+    os.close(descriptor)
 
 
 def _open_nowhere() -> TextIOWrapper:
@@ -170,14 +196,18 @@ def _fail_unexpectedly(error: Exception) -> int:
     if isinstance(error, _USAGE_ERROR):
         usage = cast(Any, error)
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(usage.format_message(), file=sys.stderr)
+            print_aside(usage.format_message(), keep_lines=True)
             return int(ExitCode.ERROR)
         hint = f" Try: {usage.ctx.command_path} --help" if getattr(usage, "ctx", None) else ""
         return _fail(f"{usage.format_message()}{hint}")
+    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+        discard_output(sys.stdout)  # what its buffer holds would fail again at the end
+        place = "the output" if error.filename is None else error.filename
+        return _fail(f"{place} could not be written whole: {error.strerror}.")
     if isinstance(error, ModuleNotFoundError):
         return _fail(describe_missing(error, _find_package(error)))
     if os.environ.get(DEBUG_VARIABLE):
-        print(redact(traceback.format_exc()), file=sys.stderr)
+        print_aside(traceback.format_exc(), keep_lines=True)
     first_line = (str(error).strip() or "no message").splitlines()[0]
     return _fail(f"{type(error).__name__}: {first_line} ({DEBUG_VARIABLE}=1 shows more)")
 

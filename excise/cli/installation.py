@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -20,7 +21,10 @@ def examples(
     """Write the example jobs, prompts and texts that the guides use into a folder."""
     if output.exists():
         raise CommandError(f"{output} exists already. Set --output to another folder.")
-    shutil.copytree(EXAMPLES, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output.parent, prefix=".excise-") as scratch:
+        whole = Path(shutil.copytree(EXAMPLES, Path(scratch) / "examples"))
+        whole.rename(output)
     with printed_after_work(output):
         print_line(f"wrote {output}; its README.md says what is in it")
 

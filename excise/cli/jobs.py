@@ -12,22 +12,24 @@ from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.estimates import end_with_estimate
+from excise.cli.job_files import fetch_job_files
 from excise.cli.output import (
     CommandError,
     ExitCode,
     build_console,
-    clean,
     end_with,
     exit_code_of,
+    print_aside,
+    print_done,
     print_error,
     show,
 )
 from excise.cli.progress import follow_job
-from excise.cli.report_summary import print_report
+from excise.cli.report_summary import print_report, require_own_verdict
 from excise.cli.set_options import ALL_OPTIONS, naming_options
 from excise.client import ApiError, Client, ConnectionLostError
 from excise.intake.duplicates import DuplicateKeyError
-from excise.intake.json_documents import load_json
+from excise.intake.json_documents import find_part, is_non_finite, load_json
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
 from excise.resources.jobs import JobView
@@ -140,8 +142,8 @@ def report(
     """Show a job's report; with --output, download all the job's files."""
     with open_client(url) as client:
         if output is not None:
-            paths = client.download_artifacts(client.get_job(job_id), output)
-            print("\n".join(map(str, paths)), file=sys.stderr)
+            paths = fetch_job_files(client, client.get_job(job_id), output)
+            print_aside("\n".join(map(str, paths)), keep_lines=True)
         chosen = ReportFormat.JSON if as_json else report_format
         content = client.fetch_report(job_id, chosen or ReportFormat.JSON)
     if chosen is not None:
@@ -171,7 +173,7 @@ def delete(
             client.delete_artifacts(job_id)
         else:
             client.delete_job(job_id)
-    print(f"deleted {'the files of ' if files else ''}{clean(job_id)}")
+    print_done(f"deleted {'the files of ' if files else ''}{job_id}")
 
 
 @prompts_app.command("delete")
@@ -182,7 +184,7 @@ def delete_prompt_set(
     """Delete a prompt set that no open job needs."""
     with open_client(url) as client:
         client.delete_prompt_set(prompt_set_id)
-    print(f"deleted {clean(prompt_set_id)}")
+    print_done(f"deleted {prompt_set_id}")
 
 
 def load_spec(path: Path) -> dict[str, Any]:
@@ -199,7 +201,20 @@ def load_spec(path: Path) -> dict[str, Any]:
         raise CommandError(
             f"{path} does not hold a JSON object. See docs/guides/api.md for the spec."
         )
+    require_sendable(spec)
     return spec
+
+
+def require_sendable(spec: dict[str, Any]) -> None:
+    """Raise `CommandError` for a spec with values that no request can hold, by their place."""
+    if place := find_part(spec, is_non_finite, "spec"):
+        raise CommandError(f"{place} is not a finite number, which JSON cannot hold.")
+    if place := find_part(spec, _is_broken_text, "spec"):
+        raise CommandError(f"{place} holds half of a surrogate pair, which is no text.")
+
+
+def _is_broken_text(value: object) -> bool:
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def fill_in_prompt_sets(
@@ -271,9 +286,7 @@ def follow_to_end(
             print(f"job {job.id}", file=console.file, flush=True)
         job = follow_job(client, job, console)
     except KeyboardInterrupt:
-        print(
-            f"The job continues. excise watch {job.id}, or: excise cancel {job.id}", file=sys.stderr
-        )
+        print_aside(f"The job continues. excise watch {job.id}, or: excise cancel {job.id}")
         raise
     except (ConnectionLostError, ApiError) as error:
         if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -281,7 +294,7 @@ def follow_to_end(
         raise CommandError(
             f"{error.message} The job goes on without this command: excise watch {job.id}"
         ) from error
-    paths = client.download_artifacts(job, output) if output is not None else []
+    paths = fetch_job_files(client, job, output) if output is not None else []
     show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
     return job
 
@@ -296,10 +309,13 @@ def end_of_job(job: JobView) -> NoReturn:
 def _show_outcome(client: Client, job: JobView, console: Console, paths: list[Path]) -> None:
     """Print the report's summary, if there is a report, and the paths of the files."""
     try:
-        print_report(read_report(client.fetch_report(job.id)), console)
+        found = read_report(client.fetch_report(job.id))
     except ApiError as error:
         if error.status not in {404, 409}:  # a job without a verdict has no report
             raise
+    else:
+        require_own_verdict(found, job)
+        print_report(found, console)
     for path in paths:
         print(path, file=console.file)
 

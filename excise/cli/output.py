@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar, cast
 
 import typer
 from pydantic import BaseModel
@@ -19,13 +21,15 @@ from rich.console import Console
 
 from excise.errors import UserError
 from excise.names import JobStatus, Verdict
-from excise.redaction import redact
+from excise.redaction import find_secrets, redact, register_secrets
 from excise.resources.jobs import JobList, JobView
 from excise.resources.serving import VersionList
 from excise.resources.webhooks import DeliveryList, WebhookList
 
 _PLAIN_WIDTH = 110
 
+_LOG_COMMAND = re.compile(r"(^[^\S\n]*+:(?=:)|##(?=\w*\[))", re.MULTILINE)
+"""Begins a command of GitHub (the second anywhere in a line), Azure Pipelines or TeamCity."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Page = TypeVar("_Page", JobList, VersionList, WebhookList, DeliveryList)
@@ -44,12 +48,57 @@ class CommandError(UserError):
     """A command cannot do what it was asked to do."""
 
 
-def build_console(*, to_stderr: bool = False) -> Console:
-    """Return a console; without a terminal, it prints plain text of a fixed width."""
+class Aside(io.TextIOBase):
+    """Standard output or error for what is said beside the work, such as its progress.
+
+    Where nobody reads it, or its disk is full, it goes nowhere: the work goes on to its exit code.
+    """
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The target's encoding."""
+        return self._target.encoding
+
+    def write(self, text: str) -> int:
+        """Pass on the text, or drop it."""
+        self._try(lambda: self._target.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what the target's buffer holds, or drop it."""
+        self._try(self._target.flush)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether the target is a terminal."""
+        return self._target.isatty()
+
+    def fileno(self) -> int:
+        """Return the target's file descriptor."""
+        return self._target.fileno()
+
+    def _try(self, pass_on: Callable[[], object]) -> None:
+        try:
+            pass_on()
+        except OSError:
+            discard_output(self._target)
+
+
+def build_console(*, to_stderr: bool = False, is_aside: bool = False) -> Console:
+    """Return a console; without a terminal, it prints plain text of a fixed width.
+
+    With `is_aside`, and always on standard error, it prints what is said beside the work.
+    """
     stream = sys.stderr if to_stderr else sys.stdout
     is_terminal = stream.isatty()
     return Console(
-        file=stream,
+        file=cast(TextIO, Aside(stream)) if is_aside or to_stderr else stream,
         highlight=False,
         markup=False,
         emoji=False,
@@ -61,14 +110,23 @@ def build_console(*, to_stderr: bool = False) -> Console:
 
 def print_error(message: str, param: str | None = None) -> None:
     """Print `error: <message> (field: <param>)` to standard error, with secrets redacted."""
-    message = redact(message)
     field = f" (field: {clean(param)})" if param else ""
-    print(f"error: {clean(message, keep_lines=True)}{field}", file=sys.stderr, flush=True)
+    print_aside(f"error: {message}{field}", keep_lines=True)
+
+
+def print_aside(text: str, *, keep_lines: bool = False) -> None:
+    """Print what is said beside the work to standard error: cleaned, with secrets redacted."""
+    print(clean(redact(text), keep_lines=keep_lines), file=Aside(sys.stderr), flush=True)
 
 
 def print_line(text: str) -> None:
     """Print one message to standard output and flush it."""
     print(text, file=sys.stdout, flush=True)
+
+
+def print_done(text: str) -> None:
+    """Print to standard output that the work is done; it is, also where nobody reads that."""
+    print(clean(text), file=Aside(sys.stdout), flush=True)
 
 
 @contextmanager
@@ -81,11 +139,20 @@ def printed_after_work(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         discard_output(sys.stdout)
-        try:
-            message = f"the result could not be printed ({error.strerror}); it is in {output}"
-            print(clean(message), file=sys.stderr, flush=True)
-        except OSError:
-            discard_output(sys.stderr)
+        print_aside(f"the result could not be printed ({error.strerror}); it is in {output}")
+
+
+@contextmanager
+def shown_once(remedy: str) -> Iterator[None]:
+    """Raise `CommandError`, which ends with the remedy, where a secret cannot be printed."""
+    try:
+        yield
+    except OSError as error:
+        discard_output(sys.stdout)
+        raise CommandError(
+            f"The secret, which is shown only once, could not be printed: {error.strerror}. "
+            f"{remedy}"
+        ) from None
 
 
 def discard_output(stream: TextIO) -> None:
@@ -98,9 +165,14 @@ def discard_output(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON to standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
+def print_json(value: Any, *, on_one_line: bool = False) -> None:
+    """Print a value as JSON to standard output; what a terminal would obey or hide is escaped."""
+    if on_one_line:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    else:
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+    shown = (json.dumps(one)[1:-1] if one != "\n" and _is_hidden(one) else one for one in text)
+    print("".join(shown), flush=True)
 
 
 def show(found: _Model, as_json: bool, describe: Callable[[_Model], object]) -> None:
@@ -115,7 +187,7 @@ def show_page(page: _Page, as_json: bool, describe: Callable[[_Page], object]) -
     """Print one page of a list; tell people, on standard error, how to get the next one."""
     show(page, as_json, describe)
     if page.has_more and not as_json:
-        print(f"more: --after {page.data[-1].id}", file=sys.stderr)
+        print_aside(f"more: --after {page.data[-1].id}")
 
 
 def format_time(moment: datetime | None) -> str:
@@ -124,14 +196,24 @@ def format_time(moment: datetime | None) -> str:
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:
-    """Return `text` without terminal control characters, which model output may contain."""
+    """Return `text` without terminal control characters, which model output may contain.
+
+    Nor does it hold commands of a pipeline's log, such as `::error::` or `##[error]`.
+    """
     kept = {"\n"} if keep_lines else set()
-    return "".join(
-        character
-        if character in kept or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
-        else " "
-        for character in text
-    )
+    visible = "".join(" " if one not in kept and _is_hidden(one) else one for one in text)
+    return _LOG_COMMAND.sub(r"\1 ", visible)
+
+
+def _is_hidden(character: str) -> bool:
+    """Return whether it is a control character, formats text, or is half a surrogate pair."""
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs"}
+
+
+def keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+    """Return a function that removes the pipeline's secrets from a text."""
+    register_secrets(find_secrets(environment))
+    return redact
 
 
 def exit_code_of(job: JobView) -> ExitCode:

@@ -8,8 +8,20 @@ from rich.text import Text
 from excise.cli.circuit_summary import print_circuit
 from excise.cli.compression_summary import print_compression
 from excise.cli.correction_summary import print_correction
+from excise.cli.output import CommandError
 from excise.cli.summary_parts import print_gates
 from excise.reports import CircuitReport, CompressionReport, CorrectionReport, GateReport, Report
+from excise.resources.jobs import JobView
+
+
+def require_own_verdict(report: Report, job: JobView) -> None:
+    """Raise `CommandError` for a report that does not say what the job's exit code will."""
+    if isinstance(report, GateReport):
+        raise CommandError(f"report.json of {job.id} is from excise gate, not a job's report.")
+    if report.verdict != job.verdict:
+        raise CommandError(
+            f"report.json says {report.verdict}, but the verdict of {job.id} is {job.verdict}."
+        )
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
-from excise.cli.jobs import OutputOption, end_of_job, follow_to_end
+from excise.cli.jobs import OutputOption, end_of_job, follow_to_end, require_sendable
 from excise.cli.output import CommandError, build_console, clean, show
 from excise.client import Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
-from excise.names import JobFile, PromptSetFormat
+from excise.names import JobFile, PromptSetFormat, Verdict
 from excise.resources.jobs import JobView
 
 _CONTENT_TYPES = {
@@ -26,8 +25,14 @@ _CONTENT_TYPES = {
     PromptSetFormat.JSONL: "application/jsonl",
     PromptSetFormat.ROWS: "application/jsonl",
 }
+FORMAT_VERSION = 2
+"""Of the manifests that this version reads."""
+
 _MAX_FILE_BYTES = 8 * 1024 * 1024
 """Larger files are skipped, because the service accepts no larger prompt set."""
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class NamedSet(BaseModel):
@@ -43,10 +48,10 @@ class NamedSet(BaseModel):
 class Manifest(BaseModel):
     """The parts of manifest.json that another run needs."""
 
-    format_version: int
-    verdict: str
+    format_version: int = Field(strict=True)
+    verdict: Verdict
     spec: dict[str, Any]
-    sha256: dict[str, str]
+    sha256: dict[str, Sha256]
 
 
 def reproduce(
@@ -73,6 +78,10 @@ def reproduce(
     are recognised by their SHA-256. Nothing is published. With --wait the exit code is the verdict
     of the new job, and every file is compared with the manifest.
     """
+    if output is not None and manifest.resolve() == (output / JobFile.MANIFEST).resolve():
+        raise CommandError(
+            f"{manifest} lies in the folder for the new job's files. Give another --output."
+        )
     before = load_manifest(manifest)
     with open_client(url, is_waiting=wait) as client:
         sets = provide_sets(client, list_sets(before.spec), prompts_dir)
@@ -90,19 +99,35 @@ def load_manifest(path: Path) -> Manifest:
     """Return the manifest in a file. Raises `CommandError`."""
     try:
         content = path.read_bytes()
-        load_json(content)  # rejects repeated keys, of which pydantic would take the last
-        found = Manifest.model_validate_json(content)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
-    except DuplicateKeyError as error:
-        raise CommandError(f"{path}: {error}") from None
-    except (ValueError, RecursionError):
-        raise CommandError(f"{path} is not a manifest. Give the manifest.json of a job.") from None
-    if found.format_version != 2:
-        raise CommandError(
-            f"{path} is a manifest of format {found.format_version}; this version reads format 2."
-        )
+    found = parse_manifest(content, str(path))
+    require_sendable(found.spec)
     return found
+
+
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """Return the manifest, called `name` in messages. Raises `CommandError`."""
+    wrong = f"{name} is not a manifest"
+    try:
+        document = load_json(content)
+        version = document.get("format_version") if isinstance(document, dict) else None
+        if type(version) is int and version != FORMAT_VERSION:
+            raise CommandError(
+                f"{name} is a manifest of format {version}; this version reads format "
+                f"{FORMAT_VERSION}."
+            )
+        return Manifest.model_validate(document)
+    except DuplicateKeyError as error:
+        raise CommandError(f"{name}: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "its JSON"
+        raise CommandError(
+            f"{wrong}: {place}: {first['msg']}. Give the manifest.json of a job."
+        ) from None
+    except (ValueError, RecursionError):
+        raise CommandError(f"{wrong}: it is not JSON. Give the manifest.json of a job.") from None
 
 
 def list_sets(value: object) -> list[NamedSet]:
@@ -195,16 +220,14 @@ def compare_files(client: Client, job: JobView, before: Manifest, console: Conso
     after = _fetch_manifest(client, job)
     names = sorted(before.sha256.keys() | after.sha256.keys())
     differing = [name for name in names if before.sha256.get(name) != after.sha256.get(name)]
-    if not differing:
+    if differing:
+        console.print(f"Not the same bytes: {clean(', '.join(differing))}.")
+    else:
         console.print(f"Reproduced: all {len(names)} files are the same, byte for byte.")
-        return
-    console.print(f"Not the same bytes: {clean(', '.join(differing))}.")
     if before.verdict != after.verdict:
-        console.print(f"The verdict was {clean(before.verdict)}; now it is {clean(after.verdict)}.")
+        console.print(f"The verdict was {before.verdict}; now it is {after.verdict}.")
 
 
 def _fetch_manifest(client: Client, job: JobView) -> Manifest:
-    try:
-        return Manifest.model_validate(json.loads(client.fetch_artifact(job.id, JobFile.MANIFEST)))
-    except (ValueError, RecursionError):
-        raise CommandError("The new job's manifest.json is not a manifest.") from None
+    content = client.fetch_artifact(job.id, JobFile.MANIFEST)
+    return parse_manifest(content, "the new job's manifest.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from excise.cli.output import (
     build_console,
     clean,
     format_time,
+    print_aside,
     show,
     show_page,
 )
@@ -63,9 +63,9 @@ def publish(
     """Publish a job's correction. With --wait the exit code is 0 if it went live, 1 otherwise."""
     with open_client(url, is_waiting=wait) as client:
         version = client.publish(job_id, alias=alias, reason=reason, override=override)
-        print(_describe_abilities(version), file=sys.stderr, flush=True)
+        print_aside(_describe_abilities(version))
         if wait:
-            print(f"version {version.id}", file=sys.stderr, flush=True)
+            print_aside(f"version {version.id}")
             version = client.wait_until_settled(version.id, _report_status)
     show(version, as_json, lambda made: print(made.id))
     if wait and version.status is not VersionStatus.LIVE:
@@ -177,7 +177,7 @@ def list_pools(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> Non
 
 def _report_status(version: VersionView) -> None:
     """Print one line about a version whose status has changed."""
-    print(f"  {version.status}", file=sys.stderr, flush=True)
+    print_aside(f"  {version.status}")
 
 
 def _describe_abilities(version: VersionView) -> str:

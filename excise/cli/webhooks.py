@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,7 +16,17 @@ from excise.cli.connection import (
     UrlOption,
     open_client,
 )
-from excise.cli.output import build_console, clean, format_time, show, show_page
+from excise.cli.output import (
+    build_console,
+    clean,
+    format_time,
+    print_aside,
+    print_done,
+    print_line,
+    show,
+    show_page,
+    shown_once,
+)
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
 
@@ -41,7 +50,7 @@ def create(
     """Create a webhook; print its id and, only now, its secret."""
     with open_client(url) as client:
         made = client.create_webhook(address, event or None, description)
-    show(made, as_json, _print_secret)
+    _show_secret(made, as_json)
 
 
 @app.command("list")
@@ -92,7 +101,7 @@ def delete(webhook: WebhookArgument, url: UrlOption = DEFAULT_URL) -> None:
     """Delete a webhook and its deliveries."""
     with open_client(url) as client:
         client.delete_webhook(webhook)
-    print("deleted")
+    print_done("deleted")
 
 
 @app.command("rotate")
@@ -101,7 +110,7 @@ def rotate(
 ) -> None:
     """Give a webhook a new secret, printed only now; the old one keeps signing for a day."""
     with open_client(url) as client:
-        show(client.rotate_webhook_secret(webhook), as_json, _print_secret)
+        _show_secret(client.rotate_webhook_secret(webhook), as_json)
 
 
 @app.command("ping")
@@ -147,10 +156,14 @@ def _describe_last(delivery: DeliveryView) -> str:
     return last.error or str(last.status_code)
 
 
+def _show_secret(made: NewWebhookView, as_json: bool) -> None:
+    with shown_once(f"Run: excise webhooks rotate {made.id}"):
+        show(made, as_json, _print_secret)
+
+
 def _print_secret(made: NewWebhookView) -> None:
-    print(made.id)
-    print(made.secret)
-    print("the secret is shown only once: store it where the receiver can read it", file=sys.stderr)
+    print_line(f"{made.id}\n{made.secret}")
+    print_aside("the secret is shown only once: store it where the receiver can read it")
 
 
 def _print_webhook(webhook: WebhookView) -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from excise.errors import UserError
-from excise.names import GateOutcome, JobKind
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import find_part, is_non_finite, load_json
+from excise.names import JobKind
 from excise.reports.circuit import CircuitReport
 from excise.reports.compression import CompressionReport
+from excise.reports.contradictions import list_contradictions
 from excise.reports.correction import CorrectionReport
 from excise.reports.gate_run import GateReport
 
 Report = CorrectionReport | CircuitReport | CompressionReport | GateReport
-
-_NAMED = 6
-"""Largest number of gates that a message names. Chosen by hand."""
-
-_MOST_CHARACTERS = 500
 
 
 class ReportError(UserError):
@@ -30,11 +27,13 @@ def read_report(content: bytes) -> Report:
     """Return the report in a job's report.json, or in the gate.json of `excise gate`.
 
     Fields added by newer versions of Excise are ignored. Corrections of schema version 2, without
-    effects relative to the random control, can be read too. Raises `ReportError`, also for a run of
-    `excise gate` whose outcome contradicts its gates.
+    effects relative to the random control, can be read too. Raises `ReportError`, also for a report
+    that contradicts itself, that gives a field twice, or whose figures are not finite.
     """
     try:
-        document = json.loads(content)
+        document = load_json(content)
+    except DuplicateKeyError as error:
+        raise ReportError(f"This is not a report: {error}") from None
     except (ValueError, RecursionError):
         raise ReportError("This is not a report: it is not JSON.") from None
     if not isinstance(document, dict):
@@ -45,23 +44,14 @@ def read_report(content: bytes) -> Report:
         report = schema.model_validate(document, extra="ignore")
     except ValidationError as error:
         raise ReportError(_describe(error)) from None
-    if isinstance(report, GateReport):
-        _refuse_contradiction(report)
-    return report
-
-
-def _refuse_contradiction(report: GateReport) -> None:
-    """Raise `ReportError` for an outcome that the report's own gates do not give."""
-    unmet = [gate.name for gate in report.gates if not gate.is_met]
-    is_passed = bool(report.gates) and not unmet
-    if is_passed is not (report.outcome is GateOutcome.PASSED):
-        named = (
-            f"not met: {', '.join(unmet[:_NAMED])}" if unmet else f"{len(report.gates)}, all met"
-        )
+    if place := find_part(report.model_dump(), is_non_finite, "report"):
+        raise ReportError(f"This is not a report: {place} is not a finite number.")
+    if (found := next(list_contradictions(report), None)) is not None:
         raise ReportError(
-            f"This report contradicts itself: outcome is {report.outcome}, and its gates are "
-            f"{named[:_MOST_CHARACTERS]}. Use the file as excise gate wrote it, or run it again."
+            f"This report contradicts itself: {found}. Use the file as Excise wrote it, or run "
+            "what it reports again."
         )
+    return report
 
 
 def _find_schema(document: dict[str, Any]) -> type[Report]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import select
 
-from excise.cli.output import CommandError
+from excise.cli.output import CommandError, print_json
 from excise.resources.audit import AuditEntryView
 from service.audit.operations import export_entries
 from service.commands.connection import open_database
@@ -35,4 +35,4 @@ def export_audit(
         start = None if since is None else since.replace(tzinfo=UTC)
         for entry in export_entries(database, after=after, since=start, tenant_id=tenant_id):
             view = AuditEntryView.model_validate(entry, from_attributes=True)
-            print(view.model_dump_json(exclude={"object"}))
+            print_json(view.model_dump(mode="json", exclude={"object"}), on_one_line=True)

@@ -16,14 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from excise.cli.job_files import clear_job_files
 from excise.cli.jobs import explain_end, load_spec
 from excise.cli.output import CommandError, ExitCode, build_console, clean, exit_code_of
 from excise.cli.progress import follow_job, format_seconds
-from excise.cli.report_summary import print_report
+from excise.cli.report_summary import print_report, require_own_verdict
 from excise.client import Client, ClientError, build_set_name
 from excise.installation import EXAMPLES, find_checkout
 from excise.names import JobFile, KeyScope, Verdict
-from excise.reports import JobReport, read_report
+from excise.reports import Report, read_report
 from excise.resources.jobs import JobView
 from service.database import Database
 from service.embedded import EmbeddedStack
@@ -196,17 +197,14 @@ def create_throwaway_key(database_url: str) -> str:
         database.dispose()
 
 
-def check_files(job: JobView, report: JobReport, folder: Path) -> None:
+def check_files(job: JobView, report: Report, folder: Path) -> None:
     """Raise `CommandError` unless the downloaded files are complete and agree with the job."""
     expected = set(JobFile)
     if job.verdict is not Verdict.PASSED:
         expected.remove(JobFile.PATCH)
     if missing := sorted(name for name in expected if not (folder / name).is_file()):
         raise CommandError(f"The job produced no {', '.join(missing)}.")
-    if report.verdict != job.verdict:
-        raise CommandError(
-            f"report.json says {report.verdict}, but the job's verdict is {job.verdict}."
-        )
+    require_own_verdict(report, job)
     try:
         json.loads((folder / JobFile.MANIFEST).read_bytes())
     except ValueError as error:
@@ -256,16 +254,13 @@ def _conclude(client: Client, job: JobView, options: DemoOptions, console: Conso
     code = exit_code_of(job)
     if code is ExitCode.ERROR:
         raise CommandError(f"{explain_end(job)} Logs: {options.home / 'logs'}")
-    for name in FILES:  # so that no file of an earlier run is mistaken for one of this run
-        (options.output / name).unlink(missing_ok=True)
+    clear_job_files(options.output)
     for artifact in job.artifacts:
         if artifact.name in FILES:
             client.download_artifact(job.id, artifact, options.output)
     if not (options.output / JobFile.REPORT).is_file():
         raise CommandError("The job produced no report.json.")
     report = read_report((options.output / JobFile.REPORT).read_bytes())
-    if not isinstance(report, JobReport):
-        raise CommandError("The job's report.json is not a job's report.")
     check_files(job, report, options.output)
     print_report(report, console)
     console.print()

@@ -9,7 +9,15 @@ from rich.table import Table
 from sqlalchemy import select
 
 from excise.cli.connection import JsonOption
-from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.cli.output import (
+    CommandError,
+    build_console,
+    clean,
+    print_done,
+    print_json,
+    print_line,
+    shown_once,
+)
 from excise.names import KeyScope
 from service.commands.connection import open_database
 from service.errors import ExciseError
@@ -29,11 +37,15 @@ def create_key(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the key.")] = "cli",
 ) -> None:
-    """Create a key and print it on standard output; it cannot be shown again."""
+    """Create a key and print it on standard output; it cannot be shown again.
+
+    It is printed before it is kept, so that none is kept that nobody knows.
+    """
     scopes = [chosen.value for chosen in scope or [KeyScope.SUBMIT]]
     with open_database() as database, database.transaction() as session:
         secret = operations.create_tenant_key(session, tenant, name, scopes)
-    print(secret, flush=True)
+        with shown_once("No key was made."):
+            print_line(secret)
 
 
 @app.command("list")
@@ -66,7 +78,7 @@ def revoke_key(
             operations.revoke_key(session, tenant_id, key_id)
         except ExciseError as error:
             raise CommandError(error.message) from None
-    print(f"revoked {key_id}")
+    print_done(f"revoked {key_id}")
 
 
 def _describe_key(key: ApiKey) -> dict[str, str | list[str] | None]:

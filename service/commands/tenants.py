@@ -11,7 +11,7 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from excise.cli.connection import JsonOption
-from excise.cli.output import CommandError, build_console, clean, print_json
+from excise.cli.output import CommandError, build_console, clean, print_done, print_json
 from excise.resources.tenants import Quotas
 from service.artifacts import open_artifact_store
 from service.commands.connection import find_home, open_database
@@ -57,12 +57,17 @@ def set_quota(
     """Set a tenant's own quotas."""
     wanted = dict(_parse_change(change) for change in changes)
     with open_database() as database, database.transaction() as session:
+<<<<<<< HEAD
         tenant_id = _find(session, name).id
         try:
             operations.set_quotas(session, tenant_id, wanted)
         except ExciseError as error:
             raise CommandError(error.message) from None
     print(f"{name}: {', '.join(changes)}")
+=======
+        operations.set_quotas(session, _find(session, name), wanted)
+    print_done(f"{name}: {', '.join(changes)}")
+>>>>>>> f9baa2c9541cb64df56f5e6777d9eae36208d83d
 
 
 @app.command("delete")
@@ -83,7 +88,7 @@ def delete_tenant(
             operations.delete_tenant(database, store, tenant_id)
         except ExciseError as error:
             raise CommandError(error.message) from None
-    print(f"deleted {name}")
+    print_done(f"deleted {name}")
 
 
 def _find(session: Session, name: str) -> Tenant:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli.group import degrade_output
-from excise.cli.output import clean, printed_after_work
+from excise.cli.output import clean, print_aside, print_json, printed_after_work
 from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
-from excise.redaction import redact
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _reported_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of a pipe went away: left to the main program
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
-        typer.echo(redact(f"error: {clean(str(error))}"), err=True)
+        print_aside(f"error: {error}")
         raise typer.Exit(1) from None
 
 
@@ -131,15 +130,8 @@ def inspect_command(
 
     with _reported_errors():
         loaded = parse_patch(patch.read_bytes())
-        typer.echo(f"base weights       sha256 of all tensors {loaded.base_sha256}")
-        typer.echo(f"corrected weights  sha256 of all tensors {loaded.corrected_sha256}")
-        typer.echo(f"granularity        {loaded.granularity}")
-        typer.echo(f"components         {len(loaded.selection)}")
-        typer.echo(f"operation          {_describe_operation(loaded)}")
-        if loaded.verdict is not None:
-            typer.echo(f"verdict            {_describe_verdict(loaded.verdict)}")
-        for line in _describe_modules(loaded, every=every):
-            typer.echo(f"  {clean(line)}")  # the patch is untrusted, and names can be any text
+    for line in _describe_patch(loaded, every=every):
+        typer.echo(clean(line))  # the patch is untrusted, and names can be any text
 
 
 def _read_job_report(file: Path) -> JobReport:
@@ -161,7 +153,7 @@ def _check_verdict(content: bytes, *, rejected: bool) -> Patch:
     if not rejected:
         require_passed(loaded)
     elif not has_passed(loaded):
-        typer.echo(f"warning: {clean(describe_verdict(loaded))}; do not ship it", err=True)
+        print_aside(f"warning: {describe_verdict(loaded)}; do not ship it")
     return loaded
 
 
@@ -171,6 +163,18 @@ def _say_left_out(names: Sequence[str]) -> None:
         shown = ", ".join(names[:LISTED_NAMES])
         more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
         typer.echo(f"left out, because not part of the model: {clean(shown)}{more}")
+
+
+def _describe_patch(patch: Patch, *, every: bool) -> Iterator[str]:
+    yield f"base weights       sha256 of all tensors {patch.base_sha256}"
+    yield f"corrected weights  sha256 of all tensors {patch.corrected_sha256}"
+    yield f"granularity        {patch.granularity}"
+    yield f"components         {len(patch.selection)}"
+    yield f"operation          {_describe_operation(patch)}"
+    if patch.verdict is not None:
+        yield f"verdict            {_describe_verdict(patch.verdict)}"
+    for line in _describe_modules(patch, every=every):
+        yield f"  {line}"
 
 
 def _describe_operation(patch: Patch) -> str:
@@ -327,7 +331,7 @@ def gate_command(
     with _reported_errors():
         report = run_gate(
             GateRun(model, against, config, output, device, cache, baseline, fail_if_worse),
-            lambda line: typer.echo(line, err=True),
+            print_aside,
         )
     from workers.commands.gate.printing import print_report
 
@@ -368,7 +372,7 @@ def estimate_command(
     with _reported_errors():
         found = estimate_job(spec, prompts, model, machine, device)
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        print_json(found.model_dump(mode="json"))
     else:
         typer.echo(clean(str(found), keep_lines=True))
     raise typer.Exit(0 if found.fits else 1)

@@ -24,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.json_documents import load_json
 from excise.names import Granularity, Verdict
 from workers.domain import Selection
 from workers.pruning.stored_matrix import Layout, PatchError, Values
@@ -217,9 +219,11 @@ def parse_patch(data: bytes) -> Patch:
 def _read_description(data: bytes) -> _DescriptionV1 | _DescriptionV2:
     length = int.from_bytes(data[:8], "little")
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = load_json(data[8 : 8 + length])
         text = header["__metadata__"][METADATA_KEY]
-        version = json.loads(text)["format_version"]
+        version = load_json(text)["format_version"]
+    except DuplicateKeyError as error:
+        raise PatchError(f"the patch's description is unsound: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PatchError("the file is not an Excise patch") from error
     known: dict[object, type[_DescriptionV1] | type[_DescriptionV2]]
@@ -304,7 +308,13 @@ def _build_v2(description: _DescriptionV2, groups: Mapping[str, dict[str, Values
 def _read_verdict(description: _DescriptionV2) -> PatchVerdict | None:
     if not isinstance(description, _DescriptionV3):
         return None
-    return PatchVerdict(description.verdict, tuple(description.unmet_gates))
+    found = PatchVerdict(description.verdict, tuple(description.unmet_gates))
+    if found.verdict is Verdict.PASSED and found.unmet:
+        raise PatchError(
+            f"the patch's 'verdict' is unsound: it is passed, though 'unmet_gates' has "
+            f"{found.unmet[0]!r}; fetch it from its job again"
+        )
+    return found
 
 
 def _check_change(name: str, change: WeightChange, layout: Layout) -> WeightChange:

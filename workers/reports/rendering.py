@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from excise.intake.json_documents import find_part, is_non_finite
 from excise.names import Verdict
 from excise.reports.model import ReportModel
 from excise.reports.text import (
@@ -74,18 +74,13 @@ def render_html_template(name: str, context: Mapping[str, object]) -> str:
     return page.render(context, css=Markup(css), css_sha256=digest)  # noqa: S704
 
 
-def require_finite(value: object, path: str = "report") -> None:
+def require_finite(value: object) -> None:
     """Raise `NonFiniteReportError`, naming the first figure that is NaN or infinite."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if place := find_part(value, is_non_finite, "report"):
         raise NonFiniteReportError(
-            f"{path} is {value}; measure it again, or leave it out as None where that is allowed."
+            f"{place} is not finite; measure it again, or leave it out as None where that is "
+            "allowed."
         )
-    if isinstance(value, dict):
-        for key, child in value.items():
-            require_finite(child, f"{path}.{key}")
-    elif isinstance(value, list):
-        for position, child in enumerate(value):
-            require_finite(child, f"{path}[{position}]")
 
 
 _FILTERS = {

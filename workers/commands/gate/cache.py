@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from excise.whole_files import write_whole
 from workers.abilities.state import SliceFigures
 from workers.measuring.measurement import KeptFigures
 from workers.measuring.state import ModelState
@@ -89,17 +88,9 @@ class FigureCache:
         return payload
 
     def _write(self, key: str, payload: bytes) -> None:
-        """Write a file that appears under its name only when it is whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{key}-", dir=self._folder)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(FORMAT + _digest(key, payload))
-                file.write(payload)
-            temporary.replace(self._folder / f"{key}{SUFFIX}")
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = FORMAT + _digest(key, payload) + payload
+        write_whole(self._folder / f"{key}{SUFFIX}", content)
 
 
 def _digest(key: str, payload: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from excise.cli.output import clean, printed_after_work
+from excise.cli.output import clean, keep_secrets, printed_after_work
 from excise.reports.gate_run import GateReport
 from excise.reports.token_limits import describe_token_limits
 from excise.reports.wording import describe_comparison, describe_gate
@@ -16,9 +16,10 @@ from workers.reports.abilities import describe_abilities
 
 def print_report(report: GateReport, output: Path) -> None:
     """Print the report, whose files lie in `output`; where that fails, say so and go on."""
+    hide = keep_secrets()
     with printed_after_work(output):
         for line in _list_lines(report):
-            typer.echo(line)
+            typer.echo(clean(hide(line)))  # reasons quote files of either checkpoint
         typer.echo(f"wrote gate.json, gate.md and gate.xml to {output}")
 
 
@@ -26,13 +27,13 @@ def _list_lines(report: GateReport) -> Iterator[str]:
     for note in report.notes:
         yield f"note: {note}"
     for gate in report.gates:
-        yield f"{'met    ' if gate.passed else 'NOT MET'}  {gate.name}: {describe_gate(gate)}"
-        if not gate.passed:
+        yield f"{'met    ' if gate.is_met else 'NOT MET'}  {gate.name}: {describe_gate(gate)}"
+        if not gate.is_met:
             yield f"         demanded: {gate.sentence}"
         if gate.remedy:
             yield f"         {gate.remedy}"
-    yield from map(clean, describe_token_limits(report.token_limits))
+    yield from describe_token_limits(report.token_limits)
     if report.abilities:
         yield f"abilities: {describe_abilities(report.abilities)}"
     if report.comparison is not None:
-        yield from map(clean, describe_comparison(report.comparison))
+        yield from describe_comparison(report.comparison)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from excise.cli.output import keep_secrets
 from excise.reports.junit import render_junit
 from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.output import (
@@ -74,7 +75,7 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     rendered = {
         JSON_NAME: render_gate_json(report),
         MARKDOWN_NAME: render_gate_markdown(report),
-        JUNIT_NAME: render_junit(report.gates, "excise gate", report.notes),
+        JUNIT_NAME: render_junit(report.gates, "excise gate", report.notes, keep_secrets()),
     }
     write_output(run.output, rendered)
     return report

@@ -87,6 +87,10 @@ def build_sample(behaviour: str, index: int) -> dict[str, Any]:
     }
 
 
+MEASURED = {"value": 0.01, "passed": True}
+UNMEASURED = {"value": None, "passed": False, "unmeasured": "no\x1b text"}
+
+
 def build_report(verdict: str) -> dict[str, Any]:
     """A report as the workers write it."""
     return {
@@ -123,9 +127,7 @@ def build_report(verdict: str) -> dict[str, Any]:
                 "name": "kl",
                 "sentence": "it is close",
                 "limit": 0.1,
-                "value": None,
-                "passed": True,
-                "unmeasured": "no\x1b text",
+                **(MEASURED if verdict == "passed" else UNMEASURED),
             },
         ],
         "samples": [
@@ -142,6 +144,8 @@ class FakeService:
 
     def __init__(self) -> None:
         self.verdict = "passed"
+        self.reported: str | None = None
+        """The verdict of the report, where it is another than the job's."""
         self.final_status: str | None = None
         self.events_total = 6
         self.drop_stream_after = 0
@@ -372,7 +376,7 @@ class FakeService:
             self._build_stage(name, "succeeded") for name in SPECS[JobKind.CORRECTION].stages
         ]
         self.files = {
-            "report.json": json.dumps(build_report(self.verdict)).encode(),
+            "report.json": json.dumps(build_report(self.reported or self.verdict)).encode(),
             "report.md": b"# report\n",
             "report.html": b"<p>report</p>",
             "manifest.json": json.dumps(self.manifest).encode(),

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from excise.cli import ci_job
 from excise.cli.app import app
+from excise.names import JobFile
 from tests.unit.excise.cli.fake_service import FakeService
 from tests.unit.excise.outgoing.servers import Reply, Request, Server, serve
-from tests.unit.excise.reports.test_comment import KL, MET, build, build_example
+from tests.unit.excise.reports.test_comment import KL, LOST, MET, build, build_example
 
 MARKER = "<!-- excise-comment:excise -->"
 TOKEN = "ghs_0123456789abcdef"
@@ -57,6 +58,17 @@ def test_annotations_and_junit(report: Path) -> None:
     suite = ElementTree.fromstring(run("junit", report).stdout_bytes).find("testsuite")
     assert suite is not None
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+
+
+def test_no_secret_is_in_junit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_TOKEN", "correct horse")
+    words = {"note": "correct horse", "remedy": f"{TOKEN} correct horse", "name": "correct horse"}
+    path = tmp_path / "gate.json"
+    path.write_text(build(KL.model_copy(update=words), LOST).model_dump_json())
+    shown = run("junit", path).stdout
+    assert "horse" not in shown
+    assert TOKEN not in shown
+    assert "not measured: no way" in shown
 
 
 @pytest.mark.parametrize(
@@ -221,13 +233,35 @@ def test_a_job_ends_as_its_verdict_and_leaves_junit(
     assert run("comment", out / "report.json").exit_code == 0
 
 
-def test_a_job_without_a_verdict_ends_with_1(
+def test_a_job_without_a_verdict_ends_with_1_and_leaves_no_earlier_one(
     service: FakeService, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
     service.final_status = "failed"
-    spec = tmp_path / "job.json"
+    spec, out = tmp_path / "job.json", tmp_path / "out"
     spec.write_text(json.dumps({"kind": "correction", "model": "m"}))
-    result = run("job", spec, "--output", tmp_path / "out", "--url", url)
+    out.mkdir()
+    for name in (*JobFile, "excise.xml", "job-id", "mine"):
+        (out / name).write_text("of an earlier run")
+    result = run("job", spec, "--output", out, "--url", url)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: job_1")
+    assert {path.name for path in out.iterdir()} == {"job-id", "mine"}
+    assert (out / "job-id").read_text() == "job_1\n"
+
+
+def test_a_job_that_cannot_be_read_leaves_no_earlier_verdict(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    spec, out = tmp_path / "job.json", tmp_path / "out"
+    spec.write_text("{")
+    out.mkdir()
+    (out / "report.json").write_text("of an earlier run")
+    (out / "excise.xml").mkdir()
+    result = run("job", spec, "--output", out, "--url", url)
+    assert result.exit_code == 1
+    assert "excise.xml cannot be removed" in result.stderr
+    (out / "excise.xml").rmdir()
+    assert "is not JSON" in run("job", spec, "--output", out, "--url", url).stderr
+    assert list(out.iterdir()) == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from excise.cli import group, jobs
+from excise.cli import ci_job, group, jobs
 from excise.cli.app import app
+from excise.cli.output import clean, print_json
 from excise.client import ApiError, ClientError, ConnectionLostError
 from excise.installation import EXAMPLES
 from tests.unit.excise.cli.fake_service import FakeService
@@ -45,6 +47,54 @@ def test_the_exit_code_is_the_verdict(
     assert "event 1" in result.stdout
     assert "\x1b" not in result.output
     assert "\x07" not in result.output
+
+
+@pytest.mark.parametrize("value", ["NaN", "-1e999", '"\\udc00"'])
+def test_a_spec_that_no_request_can_hold_is_refused_by_its_field(
+    service: FakeService, url: str, spec: Path, value: str
+) -> None:
+    spec.write_text(spec.read_text().replace('"r"', value))
+    result = run("submit", spec, "--prompts", spec, "--url", url)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: spec.behaviours[0].name ")
+    assert (service.uploads, service.specs) == ([], [])
+
+
+@pytest.mark.parametrize("command", ["submit", "watch", "report"])
+def test_a_folder_holds_the_files_of_one_job(
+    service: FakeService, url: str, spec: Path, tmp_path: Path, command: str
+) -> None:
+    service.verdict, out = "rejected", tmp_path / "out"
+    out.mkdir()
+    for name in ("patch.safetensors", "mine"):
+        (out / name).write_text("of an earlier job")
+    arguments: tuple[str | Path, ...] = (spec, "--wait")
+    if command != "submit":
+        assert run("submit", spec, "--wait", "--url", url).exit_code == 100
+        arguments = ("job_1",)
+    run(command, *arguments, "--output", out, "--url", url)
+    assert {path.name for path in out.iterdir()} == {"mine", *service.files}
+    assert "patch.safetensors" not in service.files
+
+
+@pytest.mark.parametrize(("verdict", "reported"), [("passed", "rejected"), ("no_effect", "passed")])
+@pytest.mark.parametrize("command", [("submit", "--wait"), ("ci", "job")])
+def test_a_report_with_another_verdict_than_the_job_is_an_error(
+    service: FakeService,
+    url: str,
+    spec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+    reported: str,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    service.verdict, service.reported = verdict, reported
+    result = run(*command, spec, "--output", tmp_path / "out", "--url", url)
+    assert result.exit_code == 1
+    assert f"report.json says {reported}, but the verdict of job_1 is {verdict}" in result.stderr
+    assert "Verdict: " not in result.stdout
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
@@ -326,6 +376,44 @@ def test_the_examples_are_written_once(tmp_path: Path) -> None:
     assert (folder / "reference.txt").read_text() == "mine"
 
 
+def test_json_is_exact_and_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a\u202e": ["\x1b[2J\x9b2J\x7f", "é\n汉 \U000e0041", {"\ud800": None}]}
+    for on_one_line in (True, False):
+        print_json(value, on_one_line=on_one_line)
+        shown = capsys.readouterr().out
+        assert json.loads(shown) == value
+        assert {one for one in shown if not one.isprintable()} == {"\n"}
+        assert "é\\n汉" in shown
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_examples_are_whole_or_absent(
+    failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_half(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "README.md").write_text("half")
+        raise failure
+
+    monkeypatch.setattr(shutil, "copytree", copy_half)
+    assert run("examples", "--output", tmp_path / "examples").exit_code in {1, 130}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::error::x", ": :error::x"),
+        ("a\n  ::add-mask::x", "a\n  : :add-mask::x"),
+        ("a ##[error]x", "a ## [error]x"),
+        ("##vso[task.complete]", "## vso[task.complete]"),
+        ("fe80::1, a::b, ## heading [x]", "fe80::1, a::b, ## heading [x]"),
+    ],
+)
+def test_what_is_shown_commands_no_pipeline(text: str, shown: str) -> None:
+    assert clean(text, keep_lines=True) == shown
+
+
 def test_a_terminal_without_a_character_shows_its_escape_and_nothing_fails() -> None:
     code = "from excise.cli.group import degrade_output; degrade_output(); print('86 % → 3 %')"
     done = subprocess.run(
@@ -352,6 +440,31 @@ def test_an_output_that_is_full_does_not_undo_what_was_written(full: str, tmp_pa
     assert ("No space left" in said and f"it is in {folder}" in said) is ("2>" not in full)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize("arguments", [("version",), ("--help",), ("ci", "comment")])
+def test_what_could_not_be_printed_is_said_in_words(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", "from excise.cli.app import app; app()", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the output could not be written whole: No space left on device.\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_what_was_deleted_counts_where_it_cannot_be_printed(
+    service: FakeService, url: str, spec: Path
+) -> None:
+    assert run("submit", spec, "--wait", "--url", url).exit_code == 0
+    program = "from excise.cli.app import app; app()"
+    command = [sys.executable, "-c", program, "delete", "job_1", "--url", url]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert service.deleted == ["jobs/job_1"]
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize(("command", "code"), [("version", 0), ("no-such-command", 1)])
 def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: int) -> None:
@@ -361,6 +474,32 @@ def test_a_closed_output_leaves_the_exit_code(closed: str, command: str, code: i
     assert done.returncode == code
     assert b"AttributeError" not in done.stderr
     assert (b"no-such-command" in done.stderr) is (code == 1 and "2>" not in closed)
+
+
+@pytest.mark.parametrize(("verdict", "code"), EXIT_CODES)
+def test_progress_that_nobody_reads_leaves_the_verdict(
+    url: str, service: FakeService, spec: Path, verdict: str, code: int
+) -> None:
+    service.verdict = verdict
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", "from excise.cli.app import app; app()"]
+        arguments = ["submit", str(spec), "--wait", "--json", "--url", url]
+        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == code
+    assert json.loads(done.stdout)["verdict"] == verdict
+
+
+def test_no_file_gets_the_number_of_a_closed_output(tmp_path: Path) -> None:
+    """Into a file that did, libraries would print."""
+    program = (
+        "from excise.cli.group import degrade_output; degrade_output(); import os, sys\n"
+        "with open(sys.argv[1], 'w') as file:\n"
+        "    os.write(1, b'progress'); os.write(2, b'warning'); file.write('weights')"
+    )
+    file = tmp_path / "model"
+    script = 'exec "$0" -c "$1" "$2" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable, program, str(file)])
+    assert (done.returncode, file.read_text()) == (0, "weights")
 
 
 def test_the_audit_log_is_one_object_a_line(service: FakeService, url: str) -> None:

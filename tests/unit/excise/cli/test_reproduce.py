@@ -39,7 +39,7 @@ def manifest() -> dict[str, Any]:
         },
         "seed": 7,
         "versions": {},
-        "sha256": {"report.md": "aa", "patch.safetensors": "bb"},
+        "sha256": {"report.md": "a" * 64, "patch.safetensors": "b" * 64},
     }
 
 
@@ -120,11 +120,21 @@ def test_the_new_files_are_compared_with_the_manifest(
     assert same.exit_code == 0, same.output
     assert "Reproduced: all 2 files are the same, byte for byte." in same.stdout
     service.verdict = "rejected"
-    service.manifest = {**manifest, "verdict": "rejected", "sha256": {"report.md": "cc"}}
+    service.manifest = {**manifest, "verdict": "rejected", "sha256": {"report.md": "c" * 64}}
     other = run(manifest, url, tmp_path, "--prompts-dir", folder, "--wait")
     assert other.exit_code == 100
     assert "Not the same bytes: patch.safetensors, report.md." in other.stdout
     assert "The verdict was passed; now it is rejected." in other.stdout
+
+
+def test_a_manifest_is_not_overwritten_by_the_new_one(
+    service: FakeService, url: str, tmp_path: Path, folder: Path, manifest: dict[str, Any]
+) -> None:
+    result = run(manifest, url, tmp_path, "--prompts-dir", folder, "--wait", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "lies in the folder for the new job's files" in result.stderr
+    assert json.loads((tmp_path / "manifest.json").read_bytes()) == manifest
+    assert service.specs == []
 
 
 def test_machine_output_is_one_json_document(
@@ -155,3 +165,42 @@ def test_what_is_no_manifest_is_an_error(
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("part", "instead", "message"),
+    [
+        ('"seed": 7', '"seed": NaN', "spec.seed is not a finite number"),
+        ('"context": 64', '"context": 1e999', "spec.perplexity.context is not a finite number"),
+        ('"seed": 7', '"seed": "\\ud800"', "spec.seed holds half of a surrogate pair"),
+        ('"verdict": "passed"', '"verdict": "\\u001b[2Jfine"', "verdict: Input should be"),
+        ('"format_version": 2', '"format_version": "2"', "format_version: Input should be a valid"),
+        ('"aaaa', '"/etc/aaaa', "sha256.report.md: String should match pattern"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_by_its_field_before_anything_is_sent(
+    service: FakeService,
+    url: str,
+    tmp_path: Path,
+    folder: Path,
+    manifest: dict[str, Any],
+    part: str,
+    instead: str,
+    message: str,
+) -> None:
+    content = json.dumps(manifest).replace(part, instead, 1)
+    result = run(content, url, tmp_path, "--prompts-dir", folder)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "\x1b" not in result.stderr
+    assert (service.uploads, service.specs) == ([], [])
+
+
+def test_the_same_files_under_another_verdict_are_told(
+    service: FakeService, url: str, tmp_path: Path, folder: Path, manifest: dict[str, Any]
+) -> None:
+    service.manifest = manifest
+    edited = manifest | {"verdict": "rejected"}
+    result = run(edited, url, tmp_path, "--prompts-dir", folder, "--wait")
+    assert result.exit_code == 0
+    assert "The verdict was rejected; now it is passed." in result.stdout

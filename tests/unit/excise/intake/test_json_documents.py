@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from excise.intake.duplicates import DuplicateKeyError
-from excise.intake.json_documents import load_json
+from excise.intake.json_documents import (
+    find_part,
+    is_non_finite,
+    load_json,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -54,3 +58,12 @@ def test_a_long_key_is_shown_in_part_and_on_one_line() -> None:
 def test_what_is_no_json_is_still_no_json() -> None:
     with pytest.raises(json.JSONDecodeError):
         load_json('{"a": 1')
+
+
+def test_a_part_is_found_in_the_order_of_the_document_however_deep_it_lies() -> None:
+    document: object = {"a": [1, {"b": (2.0, float("nan"))}], "c": float("inf")}
+    assert find_part(document, is_non_finite, "spec") == "spec.a[1].b[1]"
+    assert find_part({"a": [True, None, "NaN", 1e308]}, is_non_finite, "spec") is None
+    for _ in range(5000):
+        document = [document]
+    assert str(find_part(document, is_non_finite, "spec")).endswith("[0].a[1].b[1]")

@@ -21,6 +21,7 @@ from excise.reports import (
 from tests.unit.excise.cli.fake_service import RUN, build_report
 from tests.unit.excise.cli.test_circuit_summary import CIRCUIT
 from tests.unit.excise.cli.test_compression_summary import COMPRESSION
+from tests.unit.excise.cli.test_correction_summary import build_ability
 
 GATE_RUN: dict[str, Any] = {
     "schema_version": 2,
@@ -162,3 +163,88 @@ def test_a_text_that_is_no_valid_unicode_is_read() -> None:
     found = read(document)
     assert isinstance(found, CorrectionReport)
     assert found.reason == "half a pair: \ud800"
+
+
+def build_gate(**fields: Any) -> dict[str, Any]:
+    return {**build_report("passed")["gates"][0], **fields}
+
+
+def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """The document with another value at a path such as `gates.0.value`."""
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    *parents, last = (int(part) if part.isdecimal() else part for part in path.split("."))
+    place: Any = copy
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    return copy
+
+
+JUDGED = {"value": 0.5, "limit": 0.1, "bound": "at_least", "passed": True}
+REJECTED = build_report("rejected")
+CUT = {"subject": "x", "max_new_tokens": 8, "responses": 4, "before": 5, "after": 0}
+LOST = build_ability("count on", 1.0, 0.0, within=False)
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (REJECTED | {"verdict": "passed"}, "verdict is passed, and its gates are not met: kl"),
+        (build_report("passed") | {"verdict": "rejected"}, "verdict is rejected, .* 2, all met"),
+        (change(CIRCUIT, "gates.0.passed", False), "verdict is passed, and its gates are not met"),
+        (COMPRESSION | {"verdict": "passed"}, "verdict is passed, and its gates are not met"),
+        (change(REJECTED, "gates.1.passed", True), r"gates\[1\].passed of kl is true, .* no value"),
+        (
+            change(build_report("passed"), "gates.0", build_gate(**JUDGED | {"value": 0.05})),
+            r"gates\[0\].passed of effect is true, .* 0.05, where at least 0.1 is asked for",
+        ),
+        (
+            change(REJECTED, "gates.0", build_gate(**JUDGED | {"passed": False})),
+            r"gates\[0\].passed of effect is false, and its value is 0.5",
+        ),
+        (
+            REJECTED | {"abilities": [LOST | {"within": True}]},
+            r"abilities\[0\].within of slice is true, and it falls by more than it may",
+        ),
+        (
+            GATE_RUN | {"abilities": [LOST], "gates": [build_gate(name="abilities", value=0.0)]},
+            r"gates\[0\].value of abilities is 0, and 1 slice of abilities fell by more",
+        ),
+        (
+            change(REJECTED, "patch.counts", {"model.layers.0": 11}),
+            "patch.components is 12, and patch.counts do not add up to it",
+        ),
+        (change(CIRCUIT, "circuit.kept", 10_001), "circuit.kept is 10001 of 10000"),
+        (
+            REJECTED | {"token_limits": [CUT]},
+            r"token_limits\[0\] counts more answers than there are",
+        ),
+    ],
+)
+def test_a_report_that_contradicts_itself_is_refused(document: dict[str, Any], words: str) -> None:
+    with pytest.raises(ReportError, match=f"contradicts itself: {words}"):
+        read(document)
+
+
+def test_figures_at_their_limits_contradict_nothing() -> None:
+    gate = build_gate(**JUDGED | {"value": 0.1})
+    fall = build_ability("quote", 48 / 60, 45 / 60)
+    assert read(change(build_report("passed") | {"abilities": [fall]}, "gates.0", gate))
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_figures_that_are_not_finite_are_refused_by_name(number: str) -> None:
+    gate = json.dumps(build_gate(value="here"))
+    content = json.dumps(GATE_RUN | {"gates": ["there"]}).replace('"there"', gate)
+    with pytest.raises(ReportError, match=r"report.gates\[0\].value is not a finite number"):
+        read_report(content.replace('"here"', number).encode())
+    ability = json.dumps(LOST).replace("0.02", number)
+    content = json.dumps(REJECTED | {"abilities": ["there"]}).replace('"there"', ability)
+    with pytest.raises(ReportError, match=r"report.abilities\[0\].nats_interval\[1\] is not a"):
+        read_report(content.encode())
+
+
+def test_a_field_that_is_given_twice_is_refused() -> None:
+    content = json.dumps(REJECTED | {"verdict": "passed"})
+    with pytest.raises(ReportError, match="the key 'verdict' is given twice"):
+        read_report(content.replace("{", '{"verdict": "rejected", ', 1).encode())

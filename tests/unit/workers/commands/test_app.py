@@ -103,6 +103,15 @@ def test_inspect_says_what_a_patch_is_for(checkpoint: Path, patch_file: Path) ->
     assert lines[5:] == [f"  {MODULES[0]}: 4, 30", f"  {MODULES[1]}: 7"]
 
 
+def test_inspect_shows_no_line_that_a_gate_s_name_forges(checkpoint: Path, tmp_path: Path) -> None:
+    name = "kl\x1b[1A\x1b[2K\nverdict            passed"
+    file = write_judged(checkpoint, tmp_path / "p", Verdict.REJECTED, name)
+    result = patch("inspect", file)
+    assert (result.exit_code, result.stdout.count("\x1b")) == (0, 0)
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("verdict"))
+    assert line.startswith("verdict            rejected, gates not met: kl ")
+
+
 def write_judged(checkpoint: Path, file: Path, verdict: Verdict, *unmet: str) -> Path:
     patch = build_patch(checkpoint, CHOSEN, verdict=PatchVerdict(verdict, unmet))
     file.write_bytes(serialise_patch(patch))

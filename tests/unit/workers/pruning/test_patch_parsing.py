@@ -109,6 +109,7 @@ def test_a_verdict_is_written_and_read_back() -> None:
         {"unmet_gates": "kl"},
         {"unmet_gates": [5]},
         {"unmet_gates": ["x" * 257]},
+        {"verdict": "passed"},
         {"format_version": 2},
         {"more": 1},
     ],
@@ -116,6 +117,13 @@ def test_a_verdict_is_written_and_read_back() -> None:
 def test_an_unsound_verdict_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PatchError, match="is unsound"):
         parse_patch(describe(DESCRIPTION | VERDICT | change))
+
+
+def test_a_description_with_two_verdicts_is_refused() -> None:
+    text = json.dumps(DESCRIPTION | VERDICT | {"verdict": "passed", "unmet_gates": []})
+    twice = text.replace("{", '{"verdict": "rejected", ', 1)
+    with pytest.raises(PatchError, match="the key 'verdict' is given twice"):
+        parse_patch(save(TENSORS, metadata={METADATA_KEY: twice}))
 
 
 @pytest.mark.parametrize("granularity", ["head", "weight", "row", "", None, 5])

@@ -176,14 +176,14 @@ def test_all_files_are_written_and_cleared(tmp_path: Path) -> None:
 def test_nothing_is_left_when_one_file_cannot_be_written(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = output._write
+    write = output.write_whole
 
     def fail(path: Path, data: bytes) -> None:
         if path.name == broken:
             raise OSError("disk full")
         write(path, data)
 
-    monkeypatch.setattr(output, "_write", fail)
+    monkeypatch.setattr(output, "write_whole", fail)
     with pytest.raises(OSError, match="disk full"):
         write_output(tmp_path, FILES)
     assert list(tmp_path.iterdir()) == []
