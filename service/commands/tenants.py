@@ -57,17 +57,12 @@ def set_quota(
     """Set a tenant's own quotas."""
     wanted = dict(_parse_change(change) for change in changes)
     with open_database() as database, database.transaction() as session:
-<<<<<<< HEAD
         tenant_id = _find(session, name).id
         try:
             operations.set_quotas(session, tenant_id, wanted)
         except ExciseError as error:
             raise CommandError(error.message) from None
-    print(f"{name}: {', '.join(changes)}")
-=======
-        operations.set_quotas(session, _find(session, name), wanted)
     print_done(f"{name}: {', '.join(changes)}")
->>>>>>> f9baa2c9541cb64df56f5e6777d9eae36208d83d
 
 
 @app.command("delete")
