@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import sys
-import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -19,6 +16,7 @@ from service.errors import ExciseError, InternalError, LeaseLostError
 from service.tracing import configure_tracing, continue_trace, flush_traces
 from workers.models.watching import watching_generation
 from workers.running.context import CancelledJobError
+from workers.running.launching import exit_with_parent
 from workers.running.leased import Held, LeasedWork
 from workers.running.measures import LEASE_LOSSES, count_generation
 from workers.running.reporting import reporting
@@ -27,7 +25,6 @@ from workers.stages.context import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
-EXIT_ORPHANED = 71
 EXIT_OUT_OF_MEMORY = 72
 EXIT_DATABASE_AWAY = 73
 
@@ -64,7 +61,7 @@ def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -
     If the process dies (memory, signal) or the database cannot be reached, the parent records the
     end instead.
     """
-    _exit_with_parent()
+    exit_with_parent()
     fields = work.list_log_fields(claim)
     configure_logging(settings.log_level, settings.list_secrets(), **fields)
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
@@ -133,16 +130,3 @@ def _record(database: Database, name: str, write: Callable[[Session], None]) -> 
             write(session)
     except LeaseLostError:
         logger.warning("%s: lease lost before its ending was recorded", name)
-
-
-def _exit_with_parent() -> None:
-    """End this process as soon as the worker that started it has ended for any reason."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(EXIT_ORPHANED)
-
-    threading.Thread(target=watch, name="excise-parent-watch", daemon=True).start()

@@ -8,9 +8,15 @@ forked. A driver of a GPU does not survive a fork, so that elsewhere every child
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+
+EXIT_ORPHANED = 71
+"""Exit status of a child whose worker has ended."""
 
 _GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """What the drivers of NVIDIA, of AMD and of Windows' subsystem for Linux make for their GPUs."""
@@ -45,3 +51,16 @@ def get_process_context(device: str) -> ForkServerContext | SpawnContext:
     if device == "cpu" or not any(node.exists() for node in _GPU_NODES):
         return multiprocessing.get_context("forkserver")
     return multiprocessing.get_context("spawn")
+
+
+def exit_with_parent() -> None:
+    """End this process as soon as the worker that started it has ended for any reason."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=watch, name="excise-parent-watch", daemon=True).start()
