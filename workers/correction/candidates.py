@@ -23,8 +23,8 @@ from workers.correction.search import Benefit, Ranked, SearchInputs, SearchPlan
 from workers.correction.slice_guards import LEAST_LIMIT, guard_ends, guard_slices, learn_half_way
 from workers.domain import GeneralCost, Selection, TokenSequence
 from workers.families import find_layer_numbers, is_linear, named_weight
+from workers.models.devices import release_unused_memory
 from workers.models.loaded import LoadedModel
-from workers.models.memory import release_memory
 from workers.progress import Advance
 from workers.pruning.damage import compute_divergence
 from workers.pruning.joint_ranking import (
@@ -336,7 +336,7 @@ class Candidates:
             rows=rows,
         )
         pool = Pool(components, (reference, *guards, *self._guard_ends(components)))
-        release_memory()  # before trials are measured, which takes as much again
+        release_unused_memory()  # before trials are measured, which takes as much again
         return _PlacedPool(pool, places)
 
     def _guard_ends(self, components: Selection) -> tuple[MarginGuard, ...]:

@@ -25,7 +25,7 @@ from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.measuring.measurement import Baseline, CheckPlan, count_probes
 from workers.measuring.probes import measure_probes
 from workers.measuring.state import ModelState
-from workers.models.memory import release_memory
+from workers.models.devices import release_unused_memory
 from workers.progress import Advance, Counter, Part, Progress, answer_prompts
 from workers.pruning.places import count_available
 from workers.pruning.selection import draw_random_selection
@@ -63,7 +63,7 @@ def run(
         "second_look": TIMES_THE_ITEMS,
         "checks": hash_checks(inputs),
     }
-    release_memory()  # what the search held
+    release_unused_memory()  # what the search held
     return context.run_stage(
         "validate", key, lambda progress: _work(inputs, prepared, search, progress)
     )

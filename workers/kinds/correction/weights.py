@@ -144,6 +144,7 @@ def _take_in(
     sums: Sequence[RelevanceSums],
 ) -> None:
     """Add the weights of a segment's layers to the shortlist, from the top layer down."""
+    release_unused_memory()  # what the passes held, before scores take as much
     for layer in reversed(segment):
         names = {name for name, number in layers.items() if number == layer}
         chosen.add_layer(layer, _combine(subjects, sums, names))

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from workers.models.devices import release_unused_memory
 from workers.models.memory import (
     count_memory,
     find_free_memory,
     find_left_in_groups,
     find_limits_of_groups,
     is_out_of_memory,
-    release_memory,
 )
 
 
@@ -73,7 +73,7 @@ def test_without_groups_there_is_no_limit_of_theirs(tmp_path: Path) -> None:
 def test_memory_is_released_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=asked.append))
-    release_memory()
+    release_unused_memory()
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
-    release_memory()
+    release_unused_memory()
     assert asked == [0]
