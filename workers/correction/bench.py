@@ -123,7 +123,7 @@ class TuningBench:
             responses=found.responses,
             gains=tuple(_compute_gain(*own) for own in behaviours),
             attained=tuple(
-                measure_attained(behaviour, [outcome.responses for outcome in tune], after)
+                measure_attained(behaviour, tuple(outcome.responses for outcome in tune), after)
                 for behaviour, tune, after in behaviours
             ),
             damage=TextDamage(found.perplexity, found.kl_mean, found.kl_p95, found.tokens),
