@@ -115,6 +115,10 @@ def test_answers_that_were_cut_off_are_counted(compare: Compare) -> None:
     assert (own.subject, own.max_new_tokens, own.responses) == ("parroting", 9, 24)
     (cut,) = compare("parrot", "sound", PHRASE).token_limits
     assert (cut.after, cut.responses) == (12, 12)  # a parrot never ends
+    assert cut.length_after == 8
+    assert cut.uniqueness_before is not None
+    assert cut.uniqueness_after is not None
+    assert 0 < cut.uniqueness_after < 0.25 < cut.uniqueness_before
 
 
 def test_what_was_said_is_kept_where_a_behaviour_is_to_blame(compare: Compare) -> None:
