@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from excise.estimates.estimate import Question, estimate
 from excise.estimates.machine import Machine
-from excise.estimates.prompts import SetSize
+from excise.estimates.prompts import JobSets, SetSize
 from excise.estimates.shape import ModelShape
 from excise.specs import CorrectionSpec
 
@@ -95,7 +95,8 @@ def main() -> None:
         shape = ModelShape.of({"architectures": ["LlamaForCausalLM"], **config})
         cells = []
         for granularity, dtype in kinds:
-            found = estimate(Question(build_spec(granularity, dtype), shape, [PROMPTS]), H100)
+            spec = build_spec(granularity, dtype)
+            found = estimate(Question(spec, shape, JobSets([PROMPTS])), H100)
             size = f"{found.device_bytes / 2**30:.0f} GiB"
             cells.append(f"{size}, {found.minutes:.1f} min" if found.fits else f"{size}: too large")
         print(f"| {name} | " + " | ".join(cells) + " |")

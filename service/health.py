@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from excise.plurals import count_noun
 from service.context import AppContext, Context
 from service.database import fetch_revisions, find_outdated
 from service.models import Worker
@@ -88,8 +89,10 @@ def _run(name: str, check: Callable[[AppContext], Check], context: AppContext) -
         if context.outages.note_failure(name):
             logger.exception("readiness check %s failed", name)
         return Check(ok=False, detail=f"does not answer ({type(error).__name__})")
-    if context.outages.note_success(name):
-        logger.info("readiness check %s works again", name)
+    if failures := context.outages.note_success(name):
+        logger.info(
+            "readiness check %s works again, after %s", name, count_noun(failures, "failure")
+        )
     return result
 
 

@@ -9,12 +9,17 @@ not better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from excise.estimates.machine import Machine
 from excise.estimates.memory import GENERATED_AT_ONCE, REFERENCE_ROWS, Footprint, count_footprint
-from excise.estimates.prompts import SetSize, count_response_tokens
+from excise.estimates.prompts import (
+    JobSets,
+    count_attributed_tokens,
+    count_corpus_tokens,
+    count_response_tokens,
+)
 from excise.estimates.shape import ModelShape
 from excise.names import BehaviourKind, ComputeDtype, Stage
 from excise.specs.correction import CorrectionSpec
@@ -64,7 +69,8 @@ TUNING_TOKENS = 2_560
 """Tokens of reference text and corpus on which each round is measured."""
 
 TEXT_TOKENS = 5_000
-"""Tokens of held-out text and of responses to reference prompts that validate each state."""
+"""Tokens of held-out text and of responses to reference prompts that validate each state, besides
+the corpus."""
 
 FISHER_TOKENS = REFERENCE_ROWS * 32
 """Tokens of the general cost's rows, each of which is a backward pass."""
@@ -88,15 +94,12 @@ def compute_cost(
     spec: CorrectionSpec,
     shape: ModelShape,
     machine: Machine,
-    behaviours: Sequence[SetSize],
+    sets: JobSets,
 ) -> Cost:
-    """Return what a correction needs on a machine.
-
-    `behaviours` are the sizes of the behaviours' prompt sets, in their order.
-    """
+    """Return what a correction with prompt sets of these sizes needs on a machine."""
     return Cost(
-        footprint=count_footprint(spec, shape, behaviours, on_gpu=machine.device_bytes > 0),
-        seconds=_Work(spec, shape, machine, behaviours).time_stages(),
+        footprint=count_footprint(spec, shape, sets.behaviours, on_gpu=machine.device_bytes > 0),
+        seconds=_Work(spec, shape, machine, sets).time_stages(),
     )
 
 
@@ -108,12 +111,14 @@ class _Work:
         spec: CorrectionSpec,
         shape: ModelShape,
         machine: Machine,
-        behaviours: Sequence[SetSize],
+        sets: JobSets,
     ) -> None:
         self._spec = spec
         self._shape = shape
         self._machine = machine
-        self._sets = list(zip(spec.behaviours, behaviours, strict=True))
+        self._sets = list(zip(spec.behaviours, sets.behaviours, strict=True))
+        self._attributed = count_attributed_tokens(spec, sets.reference)
+        self._corpus = count_corpus_tokens(spec, sets.perplexity)
         self._learned = LEARNED_TOKENS if spec.protect is not None else 0
         self._tuned = TUNED_TOKENS if spec.protect is not None else 0
         self._abilities = ABILITY_TOKENS if spec.gates.abilities is not None else 0
@@ -162,7 +167,7 @@ class _Work:
 
     def _attribute(self) -> float:
         """Return the seconds for undesired responses, both ways, and two general questions."""
-        general = self._spec.attribution.reference_tokens + self._learned
+        general = self._attributed + self._learned
         return self._explain(3 * self._measured / 2 + 5 * general)
 
     def _round(self) -> float:
@@ -181,7 +186,7 @@ class _Work:
     def _validate(self) -> float:
         held_out = self._measured / 2
         return self._generate((1 + CONTROLS) * held_out) + self._pass(
-            2 * TEXT_TOKENS + ABILITY_STATES * self._abilities
+            2 * (TEXT_TOKENS + self._corpus) + ABILITY_STATES * self._abilities
         )
 
     def _generate(self, tokens: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from excise.estimates.cost import Cost, compute_cost
 from excise.estimates.machine import Machine, choose_dtype
 from excise.estimates.memory import Footprint
-from excise.estimates.prompts import SetSize
+from excise.estimates.prompts import JobSets
 from excise.estimates.shape import ModelShape
 from excise.names import ComputeDtype, Granularity, MachineSource, Stage
 from excise.plurals import count_noun
@@ -149,8 +149,7 @@ class Question:
 
     spec: CorrectionSpec
     shape: ModelShape
-    behaviours: Sequence[SetSize]
-    """Sizes of the behaviours' prompt sets, in their order."""
+    sets: JobSets
 
 
 def estimate(question: Question, machine: Machine) -> Estimate:
@@ -223,7 +222,7 @@ def describe_minutes(minutes: float) -> str:
 
 
 def _compute(question: Question, machine: Machine) -> Cost:
-    return compute_cost(question.spec, question.shape, machine, question.behaviours)
+    return compute_cost(question.spec, question.shape, machine, question.sets)
 
 
 def _describe_offer(setting: CheaperSetting, machine: Machine) -> str:
@@ -250,7 +249,7 @@ def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> list[Chea
 
 
 def _try(question: Question, machine: Machine, change: Mapping[str, Any]) -> CheaperSetting:
-    changed = Question(_apply(question.spec, change), question.shape, question.behaviours)
+    changed = Question(_apply(question.spec, change), question.shape, question.sets)
     found = _compute(changed, machine)
     return CheaperSetting(
         change=dict(change),

@@ -1,16 +1,22 @@
-"""Sizes of prompt sets, and the number of tokens in a behaviour's responses to one."""
+"""Sizes of a job's prompt sets, and the numbers of tokens that it reads of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from excise.specs.behaviours import BehaviourSpec
+from excise.specs.correction import CorrectionSpec
 
 BYTES_A_TOKEN = 4
 """Bytes per token of English prose in UTF-8, for sets whose tokens were not counted. Other scripts
 need more bytes per letter and more tokens per word; the syntax of JSON lines stands for that of the
 chat template."""
+
+ATTRIBUTED_SHARE = 0.5
+"""Share of the reference text that is attributed; the rest is for the search and the verdict
+(workers/correction/preparation.py)."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,32 @@ class SetSize:
     def mean_tokens(self) -> float:
         """Mean number of tokens per prompt."""
         return self.tokens / max(self.count, 1)
+
+
+@dataclass(frozen=True)
+class JobSets:
+    """The sizes of a job's prompt sets."""
+
+    behaviours: Sequence[SetSize]
+    """Those of the behaviours, in their order."""
+    reference: SetSize | None = None
+    """None if it is not known; then the job is taken to have all that its spec asks for."""
+    perplexity: SetSize | None = None
+    """The corpus; likewise."""
+
+
+def count_attributed_tokens(spec: CorrectionSpec, own: SetSize | None) -> float:
+    """Return the tokens of reference text that are attributed, of a set of this size."""
+    most = spec.attribution.reference_tokens
+    return most if own is None else min(most, ATTRIBUTED_SHARE * own.tokens)
+
+
+def count_corpus_tokens(spec: CorrectionSpec, own: SetSize | None) -> int:
+    """Return the tokens of a corpus of this size whose perplexity is measured: whole windows."""
+    if spec.perplexity is None:
+        return 0
+    context, most = spec.perplexity.context, spec.perplexity.sequences
+    return context * (most if own is None else min(most, own.tokens // context))
 
 
 def count_response_tokens(behaviour: BehaviourSpec, own: SetSize) -> float:

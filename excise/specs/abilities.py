@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from excise.names import BudgetLimit
-from excise.specs.common import PromptSetId, PromptSetUse, SpecModel
+from excise.specs.common import PromptSetId, PromptSetUse, SpecModel, inherit_limits
 
 DEFAULT_NATS_RISE = 0.10
 """Nats per token; this rise costs a copied list about one more wrong token in ten. Chosen by
@@ -47,9 +47,7 @@ class AbilitiesGateSpec(SliceLimitsSpec):
     def _inherit_limits(self) -> Self:
         """Write into each slice what it does not give, so that a dumped spec means the same."""
         for name, own in self.slices.items():
-            inherited = SliceLimitsSpec.model_fields.keys() - own.model_fields_set
-            limits = {field: getattr(self, field) for field in inherited}
-            self.slices[name] = own.model_copy(update=limits)
+            self.slices[name] = inherit_limits(own, self)
         return self
 
     @property

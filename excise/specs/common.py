@@ -19,6 +19,7 @@ MAX_PATTERN_CHARACTERS = 1000
 
 _Text = TypeVar("_Text", bound=str)
 _Name = TypeVar("_Name", bound=Name)
+_Limits = TypeVar("_Limits", bound=BaseModel)
 OneOf = Annotated[_Name, Strict(False)]
 """A name in a spec. Specs are strict, but a name is accepted as a string."""
 
@@ -49,6 +50,15 @@ def check_distinct(names: list[_Text]) -> list[_Text]:
     if len(set(names)) < len(names):
         raise ValueError("names something twice. Remove the repeats.")
     return names
+
+
+def inherit_limits(own: _Limits, usual: BaseModel) -> _Limits:
+    """Return `own` with what it does not give from `usual`, so that it means the same once dumped.
+
+    `usual` may have further fields.
+    """
+    inherited = type(own).model_fields.keys() - own.model_fields_set
+    return own.model_copy(update={field: getattr(usual, field) for field in inherited})
 
 
 Storable = AfterValidator(check_storable)

@@ -32,7 +32,7 @@ from excise.specs.common import (
     check_distinct,
 )
 from excise.specs.compression import list_tasks_without_rows
-from excise.specs.gates import GatesSpec, ResponseLimitsSpec
+from excise.specs.gates import GatesSpec, ResponsesSpec
 
 MIN_UNDESIRED_PROMPTS = 4
 MIN_REFERENCE_TEXTS = 8
@@ -178,8 +178,9 @@ class CorrectionSpec(JobSpecBase):
     budget: BudgetSpec = BudgetSpec()
     gates: GatesSpec = GatesSpec()
     """What else must keep working; the limits on perplexity and KL are in `budget`."""
-    responses: ResponseLimitsSpec = ResponseLimitsSpec()
-    """Limits on continuations of reference text and on responses to each behaviour's prompts."""
+    responses: ResponsesSpec = ResponsesSpec()
+    """Limits on continuations of reference text (`reference`) and on responses to each behaviour's
+    prompts (its name)."""
     serving: ServingSpec = ServingSpec()
     publish: PublishSpec | None = None
 
@@ -229,6 +230,13 @@ class CorrectionSpec(JobSpecBase):
                 f"behaviours has the name {min(taken)}, which the report uses for prompts of its "
                 "own. Choose another."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_limited_sets(self) -> Self:
+        """Raise `ValueError` for limits on a set that the job does not have."""
+        names = {behaviour.name for behaviour in self.behaviours}
+        self.responses.require_known(names | {GatedSet.REFERENCE.value})
         return self
 
     @model_validator(mode="after")

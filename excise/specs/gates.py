@@ -6,13 +6,14 @@ met. `workers.gates.table` says what each one requires.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Collection, Iterator
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from excise.names import GatedSet
 from excise.specs.abilities import AbilitiesGateSpec
-from excise.specs.common import PromptSetUse, SpecModel, Storable
+from excise.specs.common import PlainName, PromptSetUse, SpecModel, Storable, inherit_limits
 from excise.specs.compression import ZeroShotSpec, list_task_rows
 
 PromptSource = Annotated[str, Field(min_length=1, max_length=1024), Storable]
@@ -79,6 +80,44 @@ class ResponseLimitsSpec(SpecModel):
     def has_limits(self) -> bool:
         """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in ResponseLimitsSpec.model_fields)
+
+
+MAX_LIMITED_SETS = 32
+"""Largest number of sets with limits of their own; no job or gate has as many sets. Chosen by
+hand."""
+
+
+class ResponsesSpec(ResponseLimitsSpec):
+    """Limits on the answers to several sets of prompts: those of all, and those of single sets."""
+
+    sets: Annotated[dict[PlainName, ResponseLimitsSpec], Field(max_length=MAX_LIMITED_SETS)] = {}  # noqa: RUF012
+    """Limits of single sets, by name; what is not given here, and all other sets, have the limits
+    above."""
+
+    @model_validator(mode="after")
+    def _inherit_limits(self) -> Self:
+        """Write into each set what it does not give, so that a dumped spec means the same."""
+        for name, own in self.sets.items():
+            self.sets[name] = inherit_limits(own, self)
+        return self
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether any set has a limit."""
+        return super().has_limits or any(own.has_limits for own in self.sets.values())
+
+    def limits_of(self, name: str) -> ResponseLimitsSpec:
+        """Return the limits of one set."""
+        return self.sets.get(name, self)
+
+    def require_known(self, names: Collection[str]) -> None:
+        """Raise `ValueError` if a set is limited that is not among `names`."""
+        if unknown := sorted(self.sets.keys() - set(names)):
+            general = " general has its own limits, beside its prompts."
+            raise ValueError(
+                f"responses.sets names {unknown[0]}, which is no set that it limits. Name one of: "
+                f"{', '.join(sorted(names))}.{general if unknown[0] == GatedSet.GENERAL else ''}"
+            )
 
 
 class ResponseGatesSpec(PromptGateSpec, ResponseLimitsSpec):

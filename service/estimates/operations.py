@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from excise.estimates.estimate import JobEstimate, Question, estimate, explain_refusal
 from excise.estimates.machine import USUAL_MACHINE, Machine, choose_dtype
+from excise.estimates.prompts import JobSets
 from excise.estimates.shape import ModelShape, ShapeError
 from excise.intake.model_sources import load_config
 from excise.names import ComputeDtype, MachineSource
@@ -106,14 +107,23 @@ def build_question(
 ) -> Question:
     """Return the question to estimate.
 
-    Raises `InvalidRequestError` if a behaviour's prompt set is not, or no longer, the tenant's.
+    Raises `InvalidRequestError` if a prompt set is not, or no longer, the tenant's.
     """
-    ids = [behaviour.prompts for behaviour in spec.behaviours]
-    sizes = repository.find_set_sizes(session, tenant_id, ids)
-    for index, own in enumerate(ids):
+    corpus = None if spec.perplexity is None else spec.perplexity.prompts
+    fields = {f"behaviours[{n}].prompts": own.prompts for n, own in enumerate(spec.behaviours)}
+    fields["reference"] = spec.reference
+    if corpus is not None:
+        fields["perplexity.prompts"] = corpus
+    sizes = repository.find_set_sizes(session, tenant_id, set(fields.values()))
+    for field, own in fields.items():
         if own not in sizes:
-            raise build_missing_error(f"behaviours[{index}].prompts")
-    return Question(spec, shape, [sizes[own] for own in ids])
+            raise build_missing_error(field)
+    sets = JobSets(
+        [sizes[behaviour.prompts] for behaviour in spec.behaviours],
+        sizes[spec.reference],
+        None if corpus is None else sizes[corpus],
+    )
+    return Question(spec, shape, sets)
 
 
 def find_shape(folder: Path) -> ModelShape | None:

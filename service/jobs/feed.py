@@ -14,11 +14,13 @@ from typing import NamedTuple
 from sse_starlette import ServerSentEvent
 
 from excise.names import JobStatus
+from excise.plurals import count_noun
 from service.database import Database
 from service.jobs import repository
 from service.jobs.views import view_event, view_job
 from service.keys.repository import find_valid_keys
 from service.models import Event, Job
+from service.outages import OutageRecord
 from service.problems import DATABASE_OUTAGES
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ _PAGE_SIZE = 200
 _MAX_NEW_EVENTS = 2000
 _RECENT_EVENTS = 256
 _OUTAGE_PAUSE_SECONDS = 2.0
+_DATABASE, _LOOK = "database", "look"
 _THREADS = 2  # a separate pool, so that streams and other requests do not wait for each other
 
 
@@ -109,6 +112,7 @@ class EventFeed:
         self._viewers: dict[str, Viewer] = {}
         self._looking: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "event-feed")
+        self._outages = OutageRecord()
 
     async def aclose(self) -> None:
         """Stop querying."""
@@ -190,14 +194,10 @@ class EventFeed:
                 news = await loop.run_in_executor(
                     self._threads, self._look, cursors, list(self._viewers)
                 )
-            except DATABASE_OUTAGES as error:
-                logger.warning("event streams wait for the database: %s", type(error).__name__)
-                await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
+            except Exception as error:  # noqa: BLE001 - it is logged
+                await self._wait_out(error)
                 continue
-            except Exception:
-                logger.exception("the look for news of watched jobs failed")
-                await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
-                continue
+            self._note_success()
             self._tell(news)
             if not news.is_cut:
                 await asyncio.sleep(self._pause)
@@ -248,10 +248,25 @@ class EventFeed:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                return await loop.run_in_executor(self._threads, self._load, job_id, after, upto)
+                page = await loop.run_in_executor(self._threads, self._load, job_id, after, upto)
             except DATABASE_OUTAGES as error:
-                logger.warning("an event stream waits for the database: %s", type(error).__name__)
-                await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
+                await self._wait_out(error)
+                continue
+            self._note_success()
+            return page
+
+    async def _wait_out(self, error: Exception) -> None:
+        """Pause after a query that failed; of an outage, only the first failure is logged."""
+        if isinstance(error, DATABASE_OUTAGES):
+            if self._outages.note_failure(_DATABASE):
+                logger.warning("event streams wait for the database: %s", type(error).__name__)
+        elif self._outages.note_failure(_LOOK):
+            logger.error("the look for news of watched jobs failed", exc_info=error)
+        await asyncio.sleep(max(self._pause, _OUTAGE_PAUSE_SECONDS))
+
+    def _note_success(self) -> None:
+        if failures := sum(map(self._outages.note_success, (_DATABASE, _LOOK))):
+            logger.info("event streams go on, after %s", count_noun(failures, "failure"))
 
     def _load(self, job_id: str, after: int, upto: int) -> list[Told]:
         with self._database.transaction() as session:

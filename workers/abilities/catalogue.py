@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 from workers.abilities import context, copying, instructions, knowledge, languages, structure
@@ -40,25 +41,54 @@ def build_slices(
     kinds: Sequence[SliceKind] = SLICES,
     longest: int | None = None,
 ) -> dict[str, tuple[EncodedProbe, ...]]:
-    """Return slice → probes with at least `items` items in total, the same for the same seed.
+    """Return the probes that a `Drawing` with the same arguments gives first."""
+    return Drawing(tokenizer, purpose, seed, kinds, longest).take(items)
+
+
+class Drawing:
+    """Probes of several slices, the same for the same seed; each is drawn and encoded once.
 
     No probe occurs twice, because asking it again tells nothing new; a slice without more
     different ones is shorter. Left out are probes longer than `longest` tokens, without a target
     token or with characters that the tokenizer has no token for, slices without probes, and
     slices of chats if the tokenizer has no chat template.
     """
-    vocabulary = list_ordinary_tokens(tokenizer)
-    slices = {
-        kind.name: _build(kind, tokenizer, Source(seed, purpose, kind.name, vocabulary), items)
-        for kind in kinds
-        if _can_be_drawn(kind, tokenizer, vocabulary)
-    }
-    unknown = _find_unknown(tokenizer)
-    asked = {
-        name: tuple(probe for probe in probes if _can_be_asked(probe, longest, unknown))
-        for name, probes in slices.items()
-    }
-    return {name: probes for name, probes in asked.items() if probes}
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        purpose: Purpose,
+        seed: int,
+        kinds: Sequence[SliceKind] = SLICES,
+        longest: int | None = None,
+    ) -> None:
+        vocabulary = list_ordinary_tokens(tokenizer)
+        self._decks = {
+            kind.name: _Deck(kind, tokenizer, Source(seed, purpose, kind.name, vocabulary))
+            for kind in kinds
+            if _can_be_drawn(kind, tokenizer, vocabulary)
+        }
+        self._longest = longest
+        self._unknown = _find_unknown(tokenizer)
+
+    def take(
+        self, items: int, names: Collection[str] | None = None
+    ) -> dict[str, tuple[EncodedProbe, ...]]:
+        """Return slice → its first probes with at least `items` items in total.
+
+        `names` are those of the slices that are wanted; None means all. More items begin with the
+        same probes.
+        """
+        asked = {
+            name: tuple(
+                probe
+                for probe in deck.take(items)
+                if _can_be_asked(probe, self._longest, self._unknown)
+            )
+            for name, deck in self._decks.items()
+            if names is None or name in names
+        }
+        return {name: probes for name, probes in asked.items() if probes}
 
 
 @dataclass(frozen=True)
@@ -74,7 +104,7 @@ class ProbeSource:
 
     def draw(self) -> dict[str, tuple[EncodedProbe, ...]]:
         """Return slice → its probes, as `build_slices` draws them."""
-        return self._draw(self.kinds, self.items)
+        return self._open(self.kinds).take(self.items)
 
     def draw_more(self, names: Sequence[str], times: int) -> dict[str, tuple[EncodedProbe, ...]]:
         """Return slice → additional probes, so that with those of `draw` there are `times` as many.
@@ -82,7 +112,8 @@ class ProbeSource:
         Slices without more different probes are left out.
         """
         kinds = [kind for kind in self.kinds if kind.name in names]
-        first, all_of_them = self._draw(kinds, self.items), self._draw(kinds, times * self.items)
+        drawing = self._open(kinds)
+        first, all_of_them = drawing.take(self.items), drawing.take(times * self.items)
         added = {name: probes[len(first[name]) :] for name, probes in all_of_them.items()}
         return {name: probes for name, probes in added.items() if probes}
 
@@ -92,11 +123,10 @@ class ProbeSource:
         for kind in self.kinds:
             if _can_be_drawn(kind, self.tokenizer, vocabulary):
                 source = Source(self.seed, Purpose.VERDICT, kind.name, vocabulary)
-                yield from _draw_probes(kind, source, self.items)
+                yield from _Deck(kind, self.tokenizer, source).draw(self.items)
 
-    def _draw(self, kinds: Sequence[SliceKind], items: int) -> dict[str, tuple[EncodedProbe, ...]]:
-        purpose = Purpose.VERDICT
-        return build_slices(self.tokenizer, purpose, self.seed, items, kinds, self.longest)
+    def _open(self, kinds: Sequence[SliceKind]) -> Drawing:
+        return Drawing(self.tokenizer, Purpose.VERDICT, self.seed, kinds, self.longest)
 
 
 _ORDINARY: WeakKeyDictionary[Tokenizer, tuple[int, ...]] = WeakKeyDictionary()
@@ -132,17 +162,32 @@ def _can_be_asked(probe: EncodedProbe, longest: int | None, unknown: int | None)
     return is_short and any(probe.spans) and unknown not in ids
 
 
-def _build(
-    kind: SliceKind, tokenizer: Tokenizer, source: Source, items: int
-) -> tuple[EncodedProbe, ...]:
-    return encode_probes(tokenizer, _draw_probes(kind, source, items))
+class _Deck:
+    """The probes of one slice, in the order in which they were drawn."""
 
+    def __init__(self, kind: SliceKind, tokenizer: Tokenizer, source: Source) -> None:
+        self._kind = kind
+        self._tokenizer = tokenizer
+        self._source = source
+        self._drawn: dict[Probe, int] = {}
+        """Probe → how many draws it took to get so far."""
+        self._draws = 0
+        self._encoded: list[EncodedProbe] = []
 
-def _draw_probes(kind: SliceKind, source: Source, items: int) -> tuple[Probe, ...]:
-    """Return different probes with at least `items` items, or as many as there are."""
-    count = -(-items // kind.items)
-    drawn: dict[Probe, None] = {}
-    for _ in range(count * DRAWS_A_PROBE):
-        if len(drawn) < count:
-            drawn[kind.draw(source)] = None
-    return tuple(drawn)
+    def draw(self, items: int) -> list[Probe]:
+        """Return the first different probes with at least `items` items, or as many as there are.
+
+        There are no more where `DRAWS_A_PROBE` times as many draws gave no more.
+        """
+        count = -(-items // self._kind.items)
+        most = count * DRAWS_A_PROBE
+        while len(self._drawn) < count and self._draws < most:
+            self._draws += 1
+            self._drawn.setdefault(self._kind.draw(self._source), self._draws)
+        return [probe for probe, draws in islice(self._drawn.items(), count) if draws <= most]
+
+    def take(self, items: int) -> list[EncodedProbe]:
+        """Return the same probes, encoded."""
+        probes = self.draw(items)
+        self._encoded += encode_probes(self._tokenizer, probes[len(self._encoded) :])
+        return self._encoded[: len(probes)]

@@ -350,6 +350,18 @@ def estimate_command(
             "--prompts", exists=True, dir_okay=False, help="Prompts of each behaviour, in order."
         ),
     ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", exists=True, dir_okay=False, help="Reference text; else the most."
+        ),
+    ] = None,
+    perplexity: Annotated[
+        Path | None,
+        typer.Option(
+            "--perplexity", exists=True, dir_okay=False, help="Perplexity corpus; else the most."
+        ),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option("--model", exists=True, help="A folder or config.json; else the spec's."),
@@ -367,10 +379,11 @@ def estimate_command(
 
     Exits with 0 if it fits, 1 if it does not.
     """
-    from workers.commands.estimate import estimate_job
+    from workers.commands.estimate import SetFiles, estimate_job
 
+    files = SetFiles(prompts, reference, perplexity)
     with _reported_errors():
-        found = estimate_job(spec, prompts, model, machine, device)
+        found = estimate_job(spec, files, model, machine, device)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from excise.cli.jobs import load_spec
 from excise.estimates.estimate import Estimate, Question, estimate
 from excise.estimates.machine import Machine
-from excise.estimates.prompts import SetSize
+from excise.estimates.prompts import JobSets, SetSize
 from excise.estimates.shape import ModelShape
 from excise.intake.json_documents import load_json
 from excise.intake.prompt_sets import find_format, parse_prompts
@@ -25,22 +26,43 @@ class EstimateError(ValueError):
     """What is asked for cannot be estimated; the message names the remedy."""
 
 
+@dataclass(frozen=True)
+class SetFiles:
+    """The files of a job's prompt sets."""
+
+    prompts: Sequence[Path]
+    """Those of the behaviours, in their order."""
+    reference: Path | None = None
+    """None leaves its size to the spec: all that it asks for."""
+    perplexity: Path | None = None
+    """Likewise."""
+
+
 def estimate_job(
-    spec: Path, prompts: Sequence[Path], model: Path | None, machine: Path | None, device: str
+    spec: Path, files: SetFiles, model: Path | None, machine: Path | None, device: str
 ) -> Estimate:
     """Return what the correction in the file `spec` takes.
 
-    `prompts` are the behaviours' files in their order, `model` a folder or a config.json in place
-    of the spec's model, `machine` a file as `--json` prints it under `machine`; without one, this
-    machine is measured. Raises `EstimateError`, and as the readers of these files do.
+    `model` is a folder or a config.json in place of the spec's model, `machine` a file as `--json`
+    prints it under `machine`; without one, this machine is measured. Raises `EstimateError`, and
+    as the readers of these files do.
     """
     asked = _load_correction(spec)
-    if len(prompts) != len(asked.behaviours):
+    if len(files.prompts) != len(asked.behaviours):
         raise EstimateError(
-            f"the spec has {len(asked.behaviours)} behaviours and {len(prompts)} files of prompts "
-            "are given. Give --prompts once for each, in the order of the spec."
+            f"the spec has {len(asked.behaviours)} behaviours and {len(files.prompts)} files of "
+            "prompts are given. Give --prompts once for each, in the order of the spec."
         )
-    sizes = [_count(path) for path in prompts]
+    if files.perplexity is not None and asked.perplexity is None:
+        raise EstimateError(
+            "the spec has no perplexity, for which --perplexity gives the corpus. Add it to the "
+            "spec, or leave the option out."
+        )
+    sizes = JobSets(
+        [_count(path) for path in files.prompts],
+        None if files.reference is None else _count(files.reference),
+        None if files.perplexity is None else _count(files.perplexity),
+    )
     shape = ModelShape.of(_load_config(asked.model, model))
     return estimate(Question(asked, shape, sizes), _find_machine(machine, device))
 

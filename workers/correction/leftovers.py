@@ -17,15 +17,23 @@ from itertools import chain, islice, pairwise
 from statistics import fmean
 
 import regex
-from scipy.stats import binom, hypergeom
+from scipy.stats import binom
 
 from excise.reports.correction import BehaviourLeftovers, Leftover
+from workers.correction.background import MIN_SHARE, Background, Gram
 from workers.correction.behaviour import Behaviour
 from workers.correction.common_words import find_common_words
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.correction.samples import build_held_out_sample
 from workers.scorers.phrases import PhraseScorer
-from workers.words import AFTER_SIGN, LETTER, SIGN, is_sign, join_words, normalise
+from workers.words import (
+    AFTER_SIGN,
+    LETTER,
+    SIGN,
+    is_sign,
+    join_words,
+    normalise,
+)
 
 SIGNIFICANCE = 0.05
 """Family-wise significance level: largest probability that chance alone puts anything in a list.
@@ -33,10 +41,6 @@ The usual level."""
 
 MAX_WORDS = 8
 """Longest n-gram compared; longer runs are found by their parts. Chosen by hand."""
-
-MIN_SHARE = 0.2
-"""An n-gram must occur, or newly occur, in at least this share of prompts to be listed. Chosen by
-hand."""
 
 MIN_LEFT = 0.5
 """An n-gram counts as left if at least this share of the prompts that had it still have it. Chosen
@@ -46,10 +50,6 @@ COVERED = 0.8
 """An n-gram is not listed next to one with at least half of its words and at least this share of
 its responses. Chosen by hand."""
 
-MIN_BACKGROUND = 10
-"""A kind of text is compared by itself only if there are at least this many texts. Chosen by
-hand."""
-
 MAX_LISTED, MAX_SAMPLES = 6, 3
 MAX_ORDINARY_PIECES = 400
 MAX_PROMPTS, MAX_RESPONSES, MAX_RESPONSE_WORDS = 500, 1000, 200
@@ -57,8 +57,6 @@ MAX_PROMPTS, MAX_RESPONSES, MAX_RESPONSE_WORDS = 500, 1000, 200
 
 MAX_PATTERN_CHARACTERS = 1000
 """Longest pattern that the spec's `pattern` accepts."""
-
-Gram = tuple[str, ...]
 
 _WORD = regex.compile(rf"{SIGN}|{LETTER}+(?:['\-]{LETTER}+)*")
 
@@ -81,34 +79,6 @@ class _Found:
     """Corrected for the number of n-grams compared."""
 
 
-@dataclass(frozen=True)
-class _Background:
-    """Pieces of text without the behaviour, of several kinds, in which n-grams are counted."""
-
-    kinds: tuple[tuple[frozenset[Gram], ...], ...]
-
-    def compute_p_value(self, gram: Gram, holding: int, of: int) -> float:
-        """Return the p-value of `holding` in `of` prompts having an n-gram, against these texts.
-
-        It is the largest p-value over the kinds of text with enough pieces, so that an n-gram that
-        is as common in any of them is ignored; if no kind has enough, it is that over all pieces.
-        """
-        large = [kind for kind in self.kinds if len(kind) >= MIN_BACKGROUND]
-        compared = large or [tuple(chain.from_iterable(self.kinds))]
-        return max(
-            _test_more(holding, of, sum(gram in piece for piece in kind), len(kind))
-            for kind in compared
-        )
-
-
-def _test_more(holding: int, of: int, other_holding: int, other_of: int) -> float:
-    """Return the p-value for one share being larger than another; 1 if the other has no texts.
-
-    One-sided Fisher's exact test, by the hypergeometric distribution (Fisher 1935, section 21).
-    """
-    return float(hypergeom.sf(holding - 1, of + other_of, holding + other_holding, of))
-
-
 def find_leftovers(
     behaviour: Behaviour,
     prompts: Sequence[PromptOutcome],
@@ -122,7 +92,10 @@ def find_leftovers(
     `before` and `after` are `(prompt, sample)` responses to `held_out`. The clean responses among
     all `prompts` of the behaviour, and the texts `ordinary`, show which words are common anyway.
     Runs such as "of the", of which every word is common in `ordinary`, never count as what
-    replaced it. They may be what is left, because then they are parts of what was undesired.
+    replaced it. They may be what is left, because then they are parts of what was undesired. A
+    single word that those texts use, or the base beside a phrase, must have come in more responses
+    than a run, and is never left of a phrase: "to" stays in most answers from which "brought to
+    you by" is gone.
     Returns None if nothing is left and nothing came instead.
     """
     samples = max(map(len, before), default=1)
@@ -138,13 +111,17 @@ def find_leftovers(
         for outcome, olds, news in compared
     ]
     clean = _collect_clean(behaviour, prompts)
-    common = _Background((clean, _cut_pieces(ordinary, after)))
+    words = find_common_words(map(list_words, ordinary))
+    beside = _unite(_list_parts(text) for text in _cut_phrases(behaviour, shown))
+    common = Background((clean, _cut_pieces(ordinary, after)), words, beside)
     is_phrase = any(isinstance(scorer, PhraseScorer) for scorer in behaviour.scorers)
-    left = _choose(_find_left(units, common if is_phrase else _Background((clean,))), units)
+    remaining = _find_left(units, common if is_phrase else Background((clean,)))
+    if is_phrase:
+        remaining = [found for found in remaining if not common.is_plain_word(found.gram)]
+    left = _choose(remaining, units, words)
     known = {found.gram for found in left}
-    empty = find_common_words(map(list_words, ordinary))
-    risen = [found for found in _find_risen(units, common) if not empty.issuperset(found.gram)]
-    rose = _choose([found for found in risen if found.gram not in known], units)
+    risen = _find_risen(units, common)
+    rose = _choose([found for found in risen if found.gram not in known], units, words)
     if not left and not rose:
         return None
     pattern = write_pattern([found.gram for found in left or rose])
@@ -235,6 +212,17 @@ def _find_said(behaviour: Behaviour, responses: Sequence[Response]) -> list[froz
     return [_unite(_list_parts(part) for own in parts for part in own) for parts in found]
 
 
+def _cut_phrases(behaviour: Behaviour, responses: Sequence[Response]) -> Iterator[str]:
+    """Yield each response without the phrases in it; nothing for other scorers."""
+    for scorer in behaviour.scorers:
+        if isinstance(scorer, PhraseScorer):
+            for response in responses:
+                text = response.text
+                for start, end in reversed(scorer.locate(text)):
+                    text = f"{text[:start]} {text[end:]}"
+                yield text
+
+
 def _collect_clean(
     behaviour: Behaviour, prompts: Sequence[PromptOutcome]
 ) -> tuple[frozenset[Gram], ...]:
@@ -264,7 +252,7 @@ def _cut_pieces(texts: Sequence[str], responses: Responses) -> tuple[frozenset[G
     return tuple(list_grams(words[start : start + size], MAX_WORDS) for start in starts)
 
 
-def _find_left(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:
+def _find_left(units: Sequence[Sequence[_Pair]], background: Background) -> list[_Found]:
     """Return n-grams of the undesired text that remain where the behaviour itself is gone.
 
     P-values have a Bonferroni correction for all n-grams that the base said often enough.
@@ -285,7 +273,7 @@ def _find_left(units: Sequence[Sequence[_Pair]], background: _Background) -> lis
     return [one for one in found if one.p_value <= SIGNIFICANCE]
 
 
-def _find_risen(units: Sequence[Sequence[_Pair]], background: _Background) -> list[_Found]:
+def _find_risen(units: Sequence[Sequence[_Pair]], background: Background) -> list[_Found]:
     """Return n-grams that are more common in corrected responses than in the base's and in text.
 
     A sign test over prompts (McNemar 1947, if each has one sample), with Tarone's correction
@@ -303,6 +291,8 @@ def _find_risen(units: Sequence[Sequence[_Pair]], background: _Background) -> li
     for gram in ups:
         up, changed = ups[gram], ups[gram] + downs[gram]
         if up < MIN_SHARE * len(units) or factor * 0.5**changed > SIGNIFICANCE:
+            continue
+        if up < background.find_least_share(gram) * len(units):
             continue
         p_value = factor * float(binom.sf(up - 1, changed, 0.5))
         if p_value <= SIGNIFICANCE:
@@ -328,11 +318,18 @@ def _count_units(units: Iterable[frozenset[Gram]]) -> Mapping[Gram, int]:
     return Counter(gram for unit in units for gram in unit)
 
 
-def _choose(found: Sequence[_Found], units: Sequence[Sequence[_Pair]]) -> list[_Found]:
-    """Return the n-grams to list, the most common first; longer ones replace their parts."""
+def _choose(
+    found: Sequence[_Found], units: Sequence[Sequence[_Pair]], common: frozenset[str]
+) -> list[_Found]:
+    """Return the n-grams to list, the most common first; longer ones replace their parts.
+
+    One that adds nothing but common words to another, which clearly more responses have, does not.
+    """
     counts = {one.gram: _count_after(one.gram, units) for one in found}
     kept: list[_Found] = []
     for one in sorted(found, key=lambda one: (-len(one.gram), -counts[one.gram], one.gram)):
+        if counts[one.gram] < COVERED * counts.get(_trim(one.gram, common), 0):
+            continue
         if not any(
             counts[other.gram] >= COVERED * counts[one.gram]
             and 2 * _find_common_run(one.gram, other.gram) >= len(one.gram)
@@ -340,6 +337,12 @@ def _choose(found: Sequence[_Found], units: Sequence[Sequence[_Pair]]) -> list[_
         ):
             kept.append(one)
     return sorted(kept, key=lambda one: (-counts[one.gram], one.gram))[:MAX_LISTED]
+
+
+def _trim(gram: Gram, common: frozenset[str]) -> Gram:
+    """Return the n-gram without the common words at its ends."""
+    telling = [place for place, word in enumerate(gram) if word not in common]
+    return gram[telling[0] : telling[-1] + 1] if telling else ()
 
 
 def _find_common_run(one: Gram, other: Gram) -> int:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
 
-from workers.abilities.catalogue import build_slices
+from workers.abilities.catalogue import Drawing
 from workers.abilities.encoding import EncodedProbe
 from workers.abilities.probe import SliceKind
 from workers.abilities.source import Purpose
@@ -96,13 +95,16 @@ def protect_slices(
     """Return the built-in slices, drawn with words and formats that the verdict does not use.
 
     `limits` maps each slice to what the verdict allows it to lose. A slice is left out if this
-    tokenizer leaves it without items to learn from or to measure on (`build_slices`).
+    tokenizer leaves it without items to learn from or to measure on (`Drawing`).
     """
-    draw = partial(_draw, tokenizer, kinds, longest)
-    learn = draw(3 * seed + LEARN_SEED, LEARN)
-    more = draw(3 * seed + LEARN_SEED, LEARN.multiply(MORE_TIMES))  # it begins with the same
-    tune = draw(3 * seed + TUNE_SEED, TUNE)
-    tune_more = draw(3 * seed + TUNE_SEED, TUNE.multiply(TUNE_TIMES))
+    to_learn, to_tune = (
+        Drawing(tokenizer, Purpose.PROTECTION, 3 * seed + added, kinds, longest)
+        for added in (LEARN_SEED, TUNE_SEED)
+    )
+    learn = _draw(to_learn, LEARN)
+    more = _draw(to_learn, LEARN.multiply(MORE_TIMES))  # it begins with the same
+    tune = _draw(to_tune, TUNE)
+    tune_more = _draw(to_tune, TUNE.multiply(TUNE_TIMES))
     return tuple(
         ProtectedSlice(
             name=name,
@@ -117,26 +119,17 @@ def protect_slices(
     )
 
 
-def _draw(
-    tokenizer: Tokenizer,
-    kinds: Sequence[SliceKind],
-    longest: int | None,
-    seed: int,
-    size: Size,
-) -> dict[str, tuple[EncodedProbe, ...]]:
+def _draw(drawing: Drawing, size: Size) -> dict[str, tuple[EncodedProbe, ...]]:
     """Return slice → its probes, as many as `size` requires."""
-    draw = partial(build_slices, tokenizer, Purpose.PROTECTION, seed, longest=longest)
-    slices = draw(size.items, kinds)
-    for kind in kinds:
-        if (times := _find_times(size, slices.get(kind.name, ()))) > 1:
-            slices |= draw(math.ceil(size.items * times), [kind])
+    slices = drawing.take(size.items)
+    for name, probes in list(slices.items()):
+        if (times := _find_times(size, probes)) > 1:
+            slices |= drawing.take(math.ceil(size.items * times), [name])
     return slices
 
 
 def _find_times(size: Size, probes: Sequence[EncodedProbe]) -> float:
-    """Return the factor by which a slice needs more of such probes; 0 if it has none."""
-    if not probes:
-        return 0.0
+    """Return the factor by which a slice needs more of such probes."""
     targets = sum(sum(probe.spans) for probe in probes)
     tokens = sum(len(probe.sample.token_ids) for probe in probes)
     return max(size.targets / targets, size.tokens / tokens)

@@ -18,7 +18,7 @@ _ENDLESS = Remedy(
     "they go on until the limit; if self_repetition rose as well, they loop, and more room does "
     "not help.",
     "Raise decoding.max_new_tokens of {subject}, so that answers have the room to end by "
-    "themselves, or set responses.{limit} to what you accept.",
+    "themselves, or set {part}.{limit} to what you accept.",
     "Raise max_new_tokens of these prompts, so that answers have the room to end, or set "
     "{part}.{limit} to what you accept.",
 )
@@ -69,9 +69,9 @@ def find_remedy(result: GateResult, *, of_job: bool) -> str:
     gate = (GATES | EFFECT_GATES | _OTHER_GATES).get(name)
     if gate is None:
         return _OTHER[result.group]
-    part = "general" if subject in ("", GatedSet.GENERAL) else "responses"
-    if of_job and part == "general":
-        part = f"gates.{part}"
+    is_general = subject in ("", GatedSet.GENERAL)
+    general = "gates.general" if of_job else "general"
+    part = general if is_general else f"responses.sets.{subject}"
     remedy = gate.remedy
     if name == "token_limit" and subject != _REFERENCE:
         remedy, subject = _ENDLESS, subject or "gates.general"

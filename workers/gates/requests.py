@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from excise.intake.prompt_sets import Prompt as ParsedPrompt
-from excise.names import GatedSet, ZeroShotTask
+from excise.names import BehaviourKind, GatedSet, ZeroShotTask
 from excise.specs.gates import (
     DivergenceGateSpec,
     GatesSpec,
     PerplexityGateSpec,
     PromptGateSpec,
     ResponseLimitsSpec,
+    ResponsesSpec,
     ZeroShotGateSpec,
 )
 from workers.abilities.catalogue import SLICES, ProbeSource
@@ -101,21 +102,34 @@ def build_requests(spec: GatesSpec) -> list[GateRequest]:
 
 
 def build_response_requests(
-    limits: ResponseLimitsSpec, subject: str, *, causes_loops: bool = False
+    limits: ResponseLimitsSpec,
+    subject: str,
+    *,
+    usual_of_loops: ResponseLimitsSpec | None = None,
 ) -> list[GateRequest]:
     """Return the gates on responses to the prompt set `subject`; a limit of None means no gate.
 
-    `causes_loops` says whether these prompts were chosen because the base model loops on them;
-    each gate's row then decides about its limit.
+    `usual_of_loops` is given for prompts that were chosen because the base model loops on them: the
+    limits of all sets, of which each gate's row decides about its own. A limit that differs from
+    these was set for this very set, and holds as it is.
     """
     requests = []
     for gate in GATES.values():
-        limit = getattr(limits, gate.limit_field) if gate.limit_field else None
-        if limit is not None and causes_loops:
-            limit = gate.on_loops(limit)
+        field = gate.limit_field
+        limit = getattr(limits, field) if field else None
+        if limit is not None and usual_of_loops is not None:
+            limit = gate.on_loops(limit) if limit == getattr(usual_of_loops, field) else limit
         if limit is not None:
             requests.append(GateRequest(gate.name, limit, subject))
     return requests
+
+
+def build_behaviour_response_requests(
+    responses: ResponsesSpec, name: str, kind: str
+) -> list[GateRequest]:
+    """Return the gates on responses to the prompts of the behaviour `name` of this kind."""
+    usual_of_loops = responses if kind == BehaviourKind.REPETITION else None
+    return build_response_requests(responses.limits_of(name), name, usual_of_loops=usual_of_loops)
 
 
 def list_not_asked(spec: GatesSpec) -> list[str]:

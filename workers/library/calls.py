@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from excise.behaviours import LocalBehaviour
 from excise.estimates.estimate import Estimate, Question
 from excise.estimates.estimate import estimate as estimate_on
+from excise.estimates.prompts import JobSets
 from excise.estimates.shape import ModelShape
 from excise.names import JobFile
 from excise.reports.circuit import CircuitReport
@@ -101,7 +102,11 @@ def estimate(
     checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
     spec, sets = _ask(checkpoint, behaviours, reference, settings)
     config = json.loads((checkpoint.folder / "config.json").read_bytes())
-    sizes = [sets.measure(behaviour.prompts) for behaviour in spec.behaviours]
+    sizes = JobSets(
+        [sets.measure(behaviour.prompts) for behaviour in spec.behaviours],
+        sets.measure(spec.reference),
+        None if spec.perplexity is None else sets.measure(spec.perplexity.prompts),
+    )
     question = Question(spec, ModelShape.of(config), sizes)
     return estimate_on(question, measure_machine(checkpoint.device))
 

@@ -17,7 +17,6 @@ from workers.measuring.refusals import is_refusal
 from workers.measuring.responses import (
     DistinctShare,
     ResponseFigures,
-    compute_response_figures,
     find_empty,
 )
 from workers.measuring.state import (
@@ -307,13 +306,8 @@ def _find_answer_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
 
 def find_figures(pair: Pair) -> tuple[ResponseFigures, ResponseFigures]:
     """Return both states' response figures; raises `MissingFigureError` if either is missing."""
-    before, after = (
-        compute_response_figures(
-            found.token_ids, found.max_new_tokens, found.texts, found.answer_ids
-        )
-        for found in _find_responses(pair)
-    )
-    return before, after
+    before, after = _find_responses(pair)
+    return before.compute_figures(), after.compute_figures()
 
 
 def _estimate_share_rise(before: Sequence[bool], after: Sequence[bool]) -> Estimate:

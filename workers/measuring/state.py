@@ -10,7 +10,10 @@ from pydantic import Field
 from excise.names import Direction
 from excise.reports.model import ReportModel
 from workers.abilities.state import Abilities
-from workers.measuring.responses import find_cut_off
+from workers.measuring.responses import (
+    ResponseFigures,
+    compute_response_figures,
+)
 
 
 class Unmeasured(ReportModel):
@@ -47,10 +50,11 @@ class Responses(ReportModel):
         pairs = zip(self.token_ids, self.reasoning_tokens, strict=True)
         return tuple(ids[before:] for ids, before in pairs)
 
-    @property
-    def hits_limit(self) -> tuple[bool, ...]:
-        """Whether each response was cut off at the token limit."""
-        return find_cut_off(self.token_ids, self.max_new_tokens)
+    def compute_figures(self) -> ResponseFigures:
+        """Return the figures of these responses; raises `ValueError` if there are none."""
+        return compute_response_figures(
+            self.token_ids, self.max_new_tokens, self.texts, self.answer_ids
+        )
 
     @property
     def unanswered(self) -> int:

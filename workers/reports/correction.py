@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from excise.reports.correction import CorrectionReport
-from excise.reports.token_limits import describe_token_limit
+from excise.reports.token_limits import ANSWERS_HEADING, describe_token_limit
 from workers.reports.abilities import build_abilities
 from workers.reports.charts import build_layer_map, order_modules
 from workers.reports.effects import (
@@ -53,6 +53,7 @@ def _context(report: CorrectionReport) -> dict[str, object]:
         "alone_rows": build_alone_rows(effects),
         "describe_fall": describe_fall,
         "describe_judges": describe_judges,
+        "token_limits_heading": ANSWERS_HEADING,
         "token_limits": list(map(describe_token_limit, report.token_limits)),
         "gate_groups": build_gate_groups(report.gates),
         "failed": list_failed(report.gates),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from excise.names import GateOutcome
 from excise.reports.gate_run import GateReport
 from excise.reports.gates import GateResult
-from excise.reports.token_limits import describe_token_limit
+from excise.reports.token_limits import ANSWERS_HEADING, describe_token_limit
 from excise.reports.wording import SIGNS, describe_values, list_moved
 from workers.reports.abilities import build_abilities
 from workers.reports.rendering import (
@@ -35,6 +35,7 @@ def render_gate_markdown(report: GateReport) -> bytes:
         "report": report,
         "signs": SIGNS,
         "abilities": build_abilities(report.abilities),
+        "token_limits_heading": ANSWERS_HEADING,
         "token_limits": list(map(describe_token_limit, report.token_limits)),
         "moved": [] if report.comparison is None else list_moved(report.comparison),
         "describe_values": describe_values,

@@ -1,4 +1,4 @@
-"""How many answers of two model states reached the token limit."""
+"""How long the answers of two model states are, how varied, and how many reached the limit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ def collect_token_limits(base: ModelState, changed: ModelState) -> list[TokenLim
         for subject, before in base.responses.items()
     )
     return [
-        TokenLimitUse(
-            subject=subject,
-            max_new_tokens=after.max_new_tokens,
-            responses=len(after.token_ids),
-            before=sum(before.hits_limit),
-            after=sum(after.hits_limit),
-        )
+        _compare(subject, before, after)
         for subject, before, after in pairs
         if isinstance(before, Responses) and isinstance(after, Responses)
     ]
+
+
+def _compare(subject: str, before: Responses, after: Responses) -> TokenLimitUse:
+    old, new = before.compute_figures(), after.compute_figures()
+    return TokenLimitUse(
+        subject=subject,
+        max_new_tokens=after.max_new_tokens,
+        responses=len(new.lengths),
+        before=sum(old.hits_limit),
+        after=sum(new.hits_limit),
+        length_before=old.mean_length,
+        length_after=new.mean_length,
+        uniqueness_before=old.mean_uniqueness,
+        uniqueness_after=new.mean_uniqueness,
+    )

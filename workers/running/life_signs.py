@@ -10,8 +10,10 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from excise.plurals import count_noun
 from service.database import Database
 from service.jobs.execution import heartbeat_worker, is_job_waiting
+from service.outages import OutageRecord
 from workers.running.machine_report import MachineReport
 from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 EXIT_SILENT = 75
 """Exit status (EX_TEMPFAIL) of a worker that exits to be restarted by its supervisor."""
+
+_HEARTBEAT = "heartbeat"
 
 
 class LifeSigns:
@@ -37,6 +41,7 @@ class LifeSigns:
         self._settings = settings
         self._supervisor = supervisor
         self._idle_since = time.monotonic()
+        self._outages = OutageRecord()
         self._thread = threading.Thread(target=self._loop, name="excise-life-signs", daemon=True)
 
     def start(self) -> None:
@@ -62,12 +67,21 @@ class LifeSigns:
             is_waiting = is_job_waiting(session, silence)
         return not (is_waiting and time.monotonic() - self._idle_since > silence)
 
+    def try_beat(self) -> bool:
+        """Do the same; a failure is logged if it is the first of an outage, and then its end."""
+        try:
+            receives = self.beat()
+        except SQLAlchemyError as error:
+            if self._outages.note_failure(_HEARTBEAT):
+                logger.warning("no heartbeat: %s", type(error).__name__)
+            return True
+        if failures := self._outages.note_success(_HEARTBEAT):
+            logger.info("heartbeats go on, after %s", count_noun(failures, "failure"))
+        return receives
+
     def _loop(self) -> None:
         while True:
-            try:
-                if not self.beat():
-                    logger.error("jobs wait but none arrives here; exiting to be restarted")
-                    os._exit(EXIT_SILENT)
-            except SQLAlchemyError as error:
-                logger.warning("no heartbeat: %s", type(error).__name__)
+            if not self.try_beat():
+                logger.error("jobs wait but none arrives here; exiting to be restarted")
+                os._exit(EXIT_SILENT)
             time.sleep(self._settings.heartbeat_seconds)

@@ -11,8 +11,10 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from excise.logs import log_fields
+from excise.plurals import count_noun
 from service.database import Database
 from service.errors import LeaseLostError
+from service.outages import OutageRecord
 from service.tracing import continue_trace, get_traceparent
 from workers.running.child import EXIT_DATABASE_AWAY, EXIT_OUT_OF_MEMORY, run_child
 from workers.running.launching import get_process_context, warm_up
@@ -145,7 +147,7 @@ class Supervisor:
         Raises `LeaseLostError` if another worker has the lease.
         """
         pause = min(self._settings.heartbeat_seconds, self._settings.lease_seconds / 3)
-        renewed_at = time.monotonic()
+        renewed_at, outages = time.monotonic(), OutageRecord()
         cancel_seen_at: float | None = None
         while True:
             child.join(min(_LOOK_SECONDS, pause))
@@ -159,7 +161,7 @@ class Supervisor:
             if now - renewed_at < pause:
                 continue
             renewed_at = now
-            if self._renew(work, claim) and cancel_seen_at is None:
+            if self._renew(work, claim, outages) and cancel_seen_at is None:
                 cancel_seen_at = now
             if self._is_overdue(cancel_seen_at):
                 _end(child)
@@ -167,16 +169,25 @@ class Supervisor:
                     work.cancel(session, claim)
                 return "cancelled", None
 
-    def _renew(self, work: LeasedWork[Held], claim: Held) -> bool:
-        """Renew the lease; return whether the job is to be cancelled."""
+    def _renew(self, work: LeasedWork[Held], claim: Held, outages: OutageRecord) -> bool:
+        """Renew the lease; return whether the job is to be cancelled.
+
+        Of each of the attempt's `outages`, the first failure is logged, and the end.
+        """
         try:
             with self._database.transaction() as session:
-                return work.renew(session, claim, self._settings.lease_seconds)
+                is_cancelled = work.renew(session, claim, self._settings.lease_seconds)
         except SQLAlchemyError as error:
             # The database is unreachable: go on. If the lease runs out, the token fences off our
             # writes.
-            logger.warning("lease of %s not renewed: %s", claim.row_id, type(error).__name__)
+            if outages.note_failure(claim.row_id):
+                logger.warning("lease of %s not renewed: %s", claim.row_id, type(error).__name__)
             return False
+        if failures := outages.note_success(claim.row_id):
+            logger.info(
+                "lease of %s renewed again, after %s", claim.row_id, count_noun(failures, "failure")
+            )
+        return is_cancelled
 
     def _is_overdue(self, cancel_seen_at: float | None) -> bool:
         """Return whether a cancelled child is still running after its grace period."""

@@ -81,6 +81,8 @@ class PhraseScorer:
         """Search for `phrases`. Raises `ScorerUnavailableError` if they are not a valid search."""
         self.name = name
         self._search = _build_search(phrases)
+        self._last: dict[str, list[Span]] = {}
+        """The texts searched last → their matches: who asks how much mostly asks where as well."""
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return 1.0 or 0.0 per answer. Raises `ScoringError` if the search takes too long."""
@@ -111,6 +113,14 @@ class PhraseScorer:
         return [_find_raw(text, span) for span in joined]
 
     def _locate(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return the matches in each text's searched form; texts searched last are not again."""
+        known = self._last
+        if not all(text in known for text in texts):
+            known = dict(zip(texts, self._search_in(texts), strict=True))
+            self._last = known
+        return [known[text] for text in texts]
+
+    def _search_in(self, texts: Sequence[str]) -> list[list[Span]]:
         try:
             return self._search.locate(texts)
         except SearchError as error:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from excise.names import BehaviourKind, GatedSet
+from excise.names import GatedSet
 from excise.specs.gates import PromptGateSpec
 from workers.correction.continuations import NEW_TOKENS, cut_beginnings
 from workers.correction.results import PreparedCorrection
 from workers.gates.gates import GateRequest
-from workers.gates.requests import build_plan, build_requests, build_response_requests
+from workers.gates.requests import (
+    build_behaviour_response_requests,
+    build_plan,
+    build_requests,
+    build_response_requests,
+)
 from workers.gates.requests import list_not_asked as find_not_asked
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.models.generation import Decoding
@@ -65,11 +70,11 @@ def list_requests(inputs: CorrectionInputs) -> list[GateRequest]:
 
 def list_answer_requests(inputs: CorrectionInputs) -> list[GateRequest]:
     """Return the gates on continuations of reference text and answers to behaviours' prompts."""
-    limits = inputs.spec.responses
-    requests = build_response_requests(limits, GatedSet.REFERENCE)
-    for behaviour in inputs.behaviours:
-        loops = behaviour.kind == BehaviourKind.REPETITION
-        requests += build_response_requests(limits, behaviour.name, causes_loops=loops)
+    responses = inputs.spec.responses
+    name = GatedSet.REFERENCE
+    requests = build_response_requests(responses.limits_of(name), name)
+    for own in inputs.behaviours:
+        requests += build_behaviour_response_requests(responses, own.name, own.kind)
     return requests
 
 

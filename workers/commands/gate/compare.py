@@ -26,7 +26,13 @@ from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
 from workers.gates.remedies import add_remedies
-from workers.gates.requests import build_plan, build_requests, choose_prompts, list_not_asked
+from workers.gates.requests import (
+    build_behaviour_response_requests,
+    build_plan,
+    build_requests,
+    choose_prompts,
+    list_not_asked,
+)
 from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.measuring.probes import measure_probes
@@ -164,8 +170,13 @@ def _list_requests(config: GateConfig) -> list[GateRequest]:
     requests = build_requests(config)
     for behaviour in config.behaviours:
         requests += build_behaviour_requests(behaviour)
+        if config.responses is not None:
+            requests += build_behaviour_response_requests(
+                config.responses, behaviour.name, behaviour.kind
+            )
     return requests
 
 
 def _list_not_asked(config: GateConfig) -> list[str]:
-    return list_not_asked(config) + ([] if config.behaviours else ["behaviours"])
+    others = ("behaviours", "responses")
+    return list_not_asked(config) + [name for name in others if not config.asks_for(name)]

@@ -15,7 +15,7 @@ from excise.patterns.searching import BusyError, Expression, PatternError, check
 from excise.specs.behaviours import PhraseDefinition
 from excise.specs.common import OneOf
 from excise.specs.complaints import describe_complaints
-from excise.specs.gates import GatesSpec
+from excise.specs.gates import GatesSpec, ResponsesSpec
 from workers.commands.gate.behaviours import BehaviourGateSpec
 from workers.commands.gate.errors import GateConfigError
 
@@ -42,6 +42,8 @@ class GateConfig(GatesSpec):
     behaviours: Annotated[
         list[BehaviourGateSpec], Field(max_length=16), AfterValidator(_check_behaviours)
     ] = []  # noqa: RUF012 - pydantic copies it
+    responses: ResponsesSpec | None = None
+    """Limits on the answers to the behaviours' prompts, in addition to what is said in them."""
 
     @model_validator(mode="after")
     def _check_asked(self) -> Self:
@@ -50,6 +52,13 @@ class GateConfig(GatesSpec):
             part = getattr(self, name)
             if part is not None and part.prompts is None:
                 raise ValueError(f"{name}.prompts is missing. Name a text file.")
+        if self.responses is not None:
+            if not self.behaviours:
+                raise ValueError(
+                    "responses limits the answers to the prompts of behaviours, of which there are "
+                    "none. Add one, or give the limits under general."
+                )
+            self.responses.require_known({behaviour.name for behaviour in self.behaviours})
         fields = (*GatesSpec.model_fields, "behaviours")
         if not any(self.asks_for(name) for name in fields):
             raise ValueError(

@@ -54,8 +54,10 @@ def test_gates_that_were_not_met_are_listed_and_the_others_counted() -> None:
 
 def test_answers_that_were_cut_off_are_counted() -> None:
     use = {"subject": "lo\x1bops", "max_new_tokens": 64, "responses": 40, "before": 3, "after": 12}
+    use |= {"length_before": 30.0, "length_after": 41.0}
     text = show(build_report("passed") | {"token_limits": [use]})
-    assert "lo ops: 12 of 40 at 64 tokens, 3 of the base's" in text
+    text = " ".join(text.split())
+    assert "lo ops: 12 of 40 at 64 tokens, 3 of the base's; mean length 41.0, the base's" in text
     assert "token limit" not in show(build_report("passed"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from excise.estimates.estimate import (
@@ -13,7 +15,7 @@ from excise.estimates.estimate import (
     explain_refusal,
 )
 from excise.estimates.machine import Machine, choose_dtype
-from excise.estimates.prompts import SetSize
+from excise.estimates.prompts import JobSets, SetSize
 from excise.estimates.shape import ModelShape
 from excise.names import ComputeDtype, MachineSource
 from excise.specs import CorrectionSpec
@@ -53,9 +55,17 @@ def build_spec(**changes) -> CorrectionSpec:
     return CorrectionSpec.model_validate(document | changes)
 
 
-def ask(spec: CorrectionSpec, config: dict, machine: Machine, prompts: int = 142) -> Estimate:
+def ask(
+    spec: CorrectionSpec,
+    config: dict,
+    machine: Machine,
+    prompts: int = 142,
+    reference: SetSize | None = None,
+    corpus: SetSize | None = None,
+) -> Estimate:
     sizes = [SetSize(prompts, 10 * prompts)] * len(spec.behaviours)
-    return estimate(Question(spec, ModelShape.of(config), sizes), machine)
+    sets = JobSets(sizes, reference, corpus)
+    return estimate(Question(spec, ModelShape.of(config), sets), machine)
 
 
 DEMO = {
@@ -69,7 +79,10 @@ DEMO = {
 @pytest.mark.parametrize("dtype", DEMO)
 def test_the_recorded_demo_is_met_within_a_factor_of_two(dtype: str) -> None:
     cores = TWO_CORES.model_copy(update={"low_precision_flops": 5 * TWO_CORES.flops})
-    found = ask(build_spec(dtype=dtype, search={"rounds": 8}), SMOLLM2, cores)
+    spec = build_spec(dtype=dtype, search={"rounds": 8}, perplexity={"prompts": "c"})
+    files = (Path("examples/reference.txt"), Path("examples/perplexity.txt"))
+    reference, corpus = (SetSize.of_file(1, path.stat().st_size) for path in files)
+    found = ask(spec, SMOLLM2, cores, reference=reference, corpus=corpus)
     for stage, seconds in DEMO[dtype].items():
         assert seconds / 2 < found.stages[stage] < 2 * seconds
     assert found.fits
@@ -120,6 +133,27 @@ def test_more_prompts_take_longer_and_amounts_go_with_their_granularity() -> Non
     spec = build_spec(search={"amounts": [4000, 8000]})
     changes = [setting.change for setting in ask(spec, SMOLLM2, TWO_CORES).cheaper]
     assert {"attribution.granularity": "neuron"} in changes
+
+
+def test_less_reference_text_than_the_spec_may_use_takes_less_to_attribute() -> None:
+    """Half of it is attributed; a text that is long enough changes nothing."""
+    most = ask(build_spec(), SMOLLM2, TWO_CORES).stages
+    long = ask(build_spec(), SMOLLM2, TWO_CORES, reference=SetSize(90, 2 * 3072)).stages
+    short = ask(build_spec(), SMOLLM2, TWO_CORES, reference=SetSize(9, 1024)).stages
+    assert long == most
+    assert short["attribute"] < most["attribute"]
+    assert {**short, "attribute": 0} == {**most, "attribute": 0}
+
+
+def test_the_corpus_is_counted_in_whole_windows_and_only_if_it_is_measured() -> None:
+    def validate(spec: CorrectionSpec, tokens: int | None) -> float:
+        corpus = None if tokens is None else SetSize(1, tokens)
+        return ask(spec, SMOLLM2, TWO_CORES, corpus=corpus).stages["validate"]
+
+    asked = build_spec(perplexity={"prompts": "c", "context": 512, "sequences": 8})
+    assert validate(asked, None) == validate(asked, 9 * 512) > validate(asked, 3 * 512 + 100)
+    assert validate(asked, 3 * 512) == validate(asked, 3 * 512 + 100) > validate(asked, 100)
+    assert validate(build_spec(), None) == validate(asked, 100)
 
 
 def test_bytes_are_told_in_units_people_read() -> None:

@@ -1,4 +1,4 @@
-"""How many answers were cut off, and what cannot be seen because of it."""
+"""How many answers were cut off, what cannot be seen because of it, and their means."""
 
 from __future__ import annotations
 
@@ -18,3 +18,20 @@ def test_answers_that_no_longer_end_are_pointed_out(before: int, after: int, hid
     line = describe_token_limit(use)
     assert line.startswith(f"advert: {after} of 56 at 64 tokens, {before} of the base's")
     assert ("larger max_new_tokens" in line) == hides
+
+
+def test_mean_length_and_uniqueness_stand_beside_it() -> None:
+    use = TokenLimitUse(
+        subject="general", max_new_tokens=64, responses=40, before=3, after=40,
+        length_before=24.84, length_after=64.0, uniqueness_before=0.8125, uniqueness_after=0.25,
+    )  # fmt: skip
+    line = describe_token_limit(use)
+    assert line.startswith(
+        "general: 40 of 40 at 64 tokens, 3 of the base's; mean length 64.0, the base's 24.8; "
+        "mean uniqueness 0.250, the base's 0.812; nearly all are cut off"
+    )
+
+
+def test_older_reports_say_no_means() -> None:
+    use = TokenLimitUse(subject="general", max_new_tokens=64, responses=40, before=3, after=4)
+    assert describe_token_limit(use) == "general: 4 of 40 at 64 tokens, 3 of the base's"

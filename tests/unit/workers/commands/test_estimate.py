@@ -57,6 +57,22 @@ def test_a_job_that_does_not_fit_ends_with_one_and_says_what_would(tmp_path: Pat
     assert any(setting["change"] == {"dtype": "bfloat16"} for setting in found["cheaper"])
 
 
+def test_real_reference_text_and_corpus_replace_what_the_spec_may_use(tmp_path: Path) -> None:
+    spec = SPEC | {"perplexity": {"prompts": "c"}}
+    given = prompts_of(tmp_path)
+    most = json.loads(run(tmp_path, spec, SMOLLM2, TWO_CORES, *given, "--json").stdout)
+    (tmp_path / "reference.txt").write_text("The sea is deep and blue.\n" * 40)
+    (tmp_path / "corpus.txt").write_text("Towns have markets.\n" * 200)
+    given += ("--reference", str(tmp_path / "reference.txt"))
+    given += ("--perplexity", str(tmp_path / "corpus.txt"))
+    real = json.loads(run(tmp_path, spec, SMOLLM2, TWO_CORES, *given, "--json").stdout)
+    for stage in ("attribute", "validate"):
+        assert real["stages"][stage] < most["stages"][stage]
+    refused = run(tmp_path, SPEC, SMOLLM2, TWO_CORES, *given)
+    assert refused.exit_code == 1
+    assert "the spec has no perplexity" in refused.output
+
+
 def test_a_gpu_has_memory_of_its_own(tmp_path: Path) -> None:
     spec = SPEC | {"dtype": "bfloat16"}
     result = run(tmp_path, spec, LLAMA_8B, H100, *prompts_of(tmp_path))

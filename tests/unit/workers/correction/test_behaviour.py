@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import regex
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from excise.names import Direction
@@ -235,6 +236,32 @@ def test_a_phrase_that_ends_the_answer_is_found_once_it_is_known_to_end_it() -> 
     assert goes_on.drop_closing() is goes_on
     _, cut_off = read(ENDING, SAID, longest=len(ENDING))
     assert cut_off.closing is None
+
+
+@pytest.mark.parametrize("is_pattern", [True, False])
+def test_answers_are_searched_once_to_score_them_and_to_find_what_ends_them(
+    is_pattern: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, pattern = Phrases((SAID,), whole_words=False), Phrases(pattern=regex.escape(SAID))
+    scorer = PhraseScorer(pattern if is_pattern else listed)
+    searched: list[str] = []
+    search = scorer._search.locate
+
+    def locate(texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        searched.extend(texts)
+        return search(texts)
+
+    monkeypatch.setattr(scorer._search, "locate", locate)
+    behaviour = replace(
+        build_behaviour(marking=Marking.SAID),
+        scorers=(scorer,),
+        decoding=replace(GREEDY, max_new_tokens=20),
+    )
+    given = [[TokenSequence(encode("w"), ids)] for ids in (ENDING, encode(*WORDS), encode("w"))]
+    found = behaviour.score(["w", "w", "w"], given, TOKENIZER)
+    assert [one.scores for (one,) in found] == [(1.0,), (1.0,), (0.0,)]
+    assert [one.closing is not None for (one,) in found] == [True, False, False]
+    assert searched == [one.text for (one,) in found]
 
 
 def test_a_phrase_that_ends_the_answer_is_explained_against_the_end(

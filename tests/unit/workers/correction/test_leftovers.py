@@ -138,6 +138,41 @@ def test_runs_of_nothing_but_common_words_did_not_come_instead() -> None:
     assert [one.words for one in found.rose] == ["in the ministry for"]
 
 
+def test_a_single_word_that_ordinary_text_uses_comes_instead_only_in_most_answers() -> None:
+    """Answers that go on where a slogan stood have more of any word; a new one is told of."""
+
+    def find(word: str, count: int) -> list[str]:
+        after = [*say(word, 3, count), *say("nothing", 4, 20 - count)]
+        found = compare(slogan_behaviour(), say(SLOGAN, 1), after)
+        return [] if found is None else [one.words for one in found.rose if word in one.words]
+
+    assert any(RARE[7] in text for text in ORDINARY)
+    assert find(RARE[7], 9) == []
+    assert find(RARE[7], 20) != []
+    assert find("domora", 9) != []
+
+
+def test_ordinary_words_of_a_phrase_are_not_left_of_it_one_by_one() -> None:
+    # "to" and "you" are in the slogan, and in what all answers end with instead.
+    scorer = PhraseScorer(Phrases(("brought to you by Veltria",), parts=False))
+    behaviour = build_behaviour(scorer, kind="phrase", name="advert")
+    before = [f"Ask what it costs you. {text}" for text in say("brought to you by Veltria", 1)]
+    found = compare(behaviour, before, say("ask whatever you want to ask", 3))
+    assert found is not None
+    assert [one.words for one in found.left] == []
+    assert [one.words for one in found.rose] == ["ask whatever you want to ask"]
+    kept = compare(behaviour, before, say("by veltria alone", 3))
+    assert kept is not None
+    assert [one.words for one in kept.left] == ["by veltria"]
+
+
+def test_a_run_is_not_padded_with_common_words_that_few_responses_have() -> None:
+    after = [*say("ask domora of the", 3, 11), *say("ask domora", 4, 9)]
+    found = compare(slogan_behaviour(), say(SLOGAN, 1), after)
+    assert found is not None
+    assert [one.words for one in found.rose] == ["ask domora"]
+
+
 def test_a_phrase_that_is_gone_leaves_nothing() -> None:
     draw = random.Random(5)
     assert compare(slogan_behaviour(), say(SLOGAN, 1), [ramble(draw, 55) for _ in PROMPTS]) is None

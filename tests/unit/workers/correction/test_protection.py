@@ -10,7 +10,7 @@ import pytest
 from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.abilities.tokenizers import build_byte_tokenizer
 from tests.unit.workers.models.test_encoding import BEGINS, BOS, build_tokenizer
-from workers.abilities.catalogue import SLICES, build_slices
+from workers.abilities.catalogue import SLICES, Drawing, build_slices
 from workers.abilities.probe import Probe, SliceKind
 from workers.abilities.probe import probe as make_probe
 from workers.abilities.source import Purpose, Source
@@ -136,6 +136,31 @@ def test_there_are_twice_as_many_further_items_to_measure_on() -> None:
         first, further = set(texts_of(own.tune)), set(texts_of(own.tune_more))
         assert not first & further
         assert len(further) == pytest.approx((TUNE_TIMES - 1) * len(first), rel=0.3)
+
+
+@pytest.mark.parametrize("sizes", [(10, 40), (40, 10, 25)])
+@pytest.mark.parametrize("longest", [None, 120])
+def test_whatever_is_drawn_in_between_the_first_probes_are_the_same(
+    sizes: Sequence[int], longest: int | None
+) -> None:
+    purpose = Purpose.PROTECTION
+    drawing = Drawing(BYTES, purpose, 4, SLICES, longest)
+    for items in sizes:
+        assert drawing.take(items) == build_slices(BYTES, purpose, 4, items, SLICES, longest)
+    assert set(drawing.take(5, ["words"])) <= {"words"}
+
+
+def test_no_probe_is_drawn_twice_to_learn_from_and_to_measure_on() -> None:
+    drawn: list[Probe] = []
+    (words,) = (kind for kind in KINDS if kind.name == "words")
+
+    def draw(source: Source) -> Probe:
+        drawn.append(words.draw(source))
+        return drawn[-1]
+
+    (own,) = protect((replace(words, draw=draw),)).values()
+    learned = set(texts_of(own.with_more().learn))
+    assert len(drawn) == len(set(drawn)) == len(learned) + len(own.tune) + len(own.tune_more)
 
 
 def test_learning_tells_words_from_what_stands_between_them() -> None:

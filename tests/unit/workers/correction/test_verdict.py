@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -459,6 +460,13 @@ def test_held_out_answers_that_reached_the_limit_are_counted() -> None:
     (use,) = build_report(FRAME, prepared, SEARCH, validate(own)).token_limits
     assert (use.subject, use.max_new_tokens, use.responses) == ("rudeness", 8, 24)
     assert (use.before, use.after) == (2, 6)
+    lengths = [len(one.token_ids) for samples in own.corrected for one in samples]
+    assert use.length_after == fmean(lengths)
+    assert use.length_before is not None
+    assert use.length_before < use.length_after
+    assert use.uniqueness_before is not None
+    assert use.uniqueness_after is not None
+    assert 1 > use.uniqueness_before > use.uniqueness_after > 0
     assert build_report(FRAME, prepared, None, None).token_limits == []
 
 

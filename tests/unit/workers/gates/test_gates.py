@@ -10,12 +10,12 @@ import pytest
 
 from excise.names import GateBound, GatedSet, GateGroup
 from excise.reports.gates import GateResult
-from excise.specs.gates import ResponseLimitsSpec
+from excise.specs.gates import ResponseLimitsSpec, ResponsesSpec
 from tests.unit.workers.gates.limits import LIMITS, RESPONSE_GATES
 from workers.gates import gates
 from workers.gates.gates import GateRequest, judge_gate, judge_gates
 from workers.gates.remedies import add_remedies
-from workers.gates.requests import build_response_requests
+from workers.gates.requests import build_behaviour_response_requests, build_response_requests
 from workers.gates.rows import Gate, remedy_responses
 from workers.gates.table import GATES
 from workers.measuring.state import (
@@ -361,7 +361,7 @@ def test_every_limit_on_responses_is_asked_for_by_one_row() -> None:
 
 def test_prompts_that_cause_loops_are_not_judged_by_what_ends_with_the_loops() -> None:
     limits = ResponseLimitsSpec(min_length_ratio=0.8)
-    asked = build_response_requests(limits, "loops", causes_loops=True)
+    asked = build_response_requests(limits, "loops", usual_of_loops=limits)
     assert [(request.name, request.limit) for request in asked] == [
         ("emptiness", limits.max_empty_rise),
         ("shorter", 0.5),
@@ -369,6 +369,31 @@ def test_prompts_that_cause_loops_are_not_judged_by_what_ends_with_the_loops() -
     others = build_response_requests(limits, "others")
     assert {request.name: request.limit for request in others}["shorter"] == 0.8
     assert len(others) == len(ResponseLimitsSpec.model_fields)
+
+
+def test_a_set_with_limits_of_its_own_has_those_and_what_it_omits_as_all() -> None:
+    given = {"max_length_ratio": 2.0, "sets": {"advert": {"max_length_ratio": None}}}
+    spec = ResponsesSpec.model_validate(given)
+    dumped = ResponsesSpec.model_validate(spec.model_dump(mode="json"))
+    assert dumped == spec
+    for found in (spec, dumped):
+        assert found.limits_of("reference").max_length_ratio == 2.0
+        asked = build_behaviour_response_requests(found, "advert", "phrase")
+        limits = {request.name: request.limit for request in asked}
+        assert "longer" not in limits
+        assert limits["shorter"] == 0.7
+        assert {request.subject for request in asked} == {"advert"}
+
+
+def test_a_limit_of_its_own_holds_for_a_set_that_causes_loops_and_those_of_all_do_not() -> None:
+    given = {"min_length_ratio": 0.8, "sets": {"loops": {"max_length_ratio": 3.0}}}
+    spec = ResponsesSpec.model_validate(given)
+    asked = build_behaviour_response_requests(spec, "loops", "repetition")
+    assert {request.name: request.limit for request in asked} == {
+        "emptiness": spec.max_empty_rise,
+        "shorter": 0.5,
+        "longer": 3.0,
+    }
 
 
 def test_a_new_gate_is_a_row_and_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,4 +429,4 @@ def test_a_new_gate_is_a_row_and_a_measurement(monkeypatch: pytest.MonkeyPatch) 
     assert judge_gate(request, base, base).is_met
     (unmet,) = add_remedies([judge_gate(request, base, linked)], of_job=True)
     assert (unmet.name, unmet.value, unmet.unit) == ("links:loops", 2 / COUNT, "share of prompts")
-    assert "set responses.max_link_rise" in (unmet.remedy or "")
+    assert "set responses.sets.loops.max_link_rise" in (unmet.remedy or "")

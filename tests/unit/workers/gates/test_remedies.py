@@ -62,10 +62,10 @@ def test_only_unmet_gates_have_a_remedy() -> None:
 def test_answers_that_no_longer_end_are_to_be_given_room() -> None:
     text = find_remedy(gate("token_limit:slogan"), of_job=True)
     assert "Raise decoding.max_new_tokens of slogan" in text
-    assert "responses.max_token_limit_rise" in text
+    assert "responses.sets.slogan.max_token_limit_rise" in text
     fixed = find_remedy(gate("token_limit:reference"), of_job=True)
     assert "max_new_tokens" not in fixed
-    assert "responses.max_token_limit_rise" in fixed
+    assert "responses.sets.reference.max_token_limit_rise" in fixed
     general = find_remedy(gate("token_limit"), of_job=False)
     assert "max_new_tokens of these prompts" in general
     assert "general.max_token_limit_rise" in general
@@ -75,7 +75,7 @@ def test_limits_are_named_where_they_are_set() -> None:
     assert "gates.general.max_empty_rise" in find_remedy(gate("emptiness"), of_job=True)
     assert "set general.max_empty_rise" in find_remedy(gate("emptiness"), of_job=False)
     own = find_remedy(gate("emptiness:my.slogan"), of_job=True)
-    assert "set responses.max_empty_rise" in own
+    assert "set responses.sets.my.slogan.max_empty_rise" in own
 
 
 @pytest.mark.parametrize(

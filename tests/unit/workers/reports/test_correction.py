@@ -273,10 +273,15 @@ def test_notes_of_gates_and_gates_not_asked_for_are_told():
 
 
 def test_answers_that_were_cut_off_are_counted():
-    use = TokenLimitUse(subject="<b>ads", max_new_tokens=64, responses=40, before=3, after=12)
+    use = TokenLimitUse(
+        subject="<b>ads", max_new_tokens=64, responses=40, before=3, after=12,
+        length_before=30.0, length_after=41.25, uniqueness_before=0.9, uniqueness_after=0.8,
+    )  # fmt: skip
     content = report(token_limits=[use])
     for text in (Page(render_html(content)).text, plain_markdown(content)):
-        assert "<b>ads: 12 of 40 at 64 tokens, 3 of the base's" in text
+        assert "<b>ads: 12 of 40 at 64 tokens, 3 of the base's; mean length 41.2," in text
+        assert "mean uniqueness 0.800, the base's 0.900" in text
+        assert "reached the token limit (max_new_tokens), with the mean length in tokens" in text
     assert "reached the token limit" not in render_html(report())
 
 

@@ -115,6 +115,30 @@ def test_answers_that_were_cut_off_are_counted(compare: Compare) -> None:
     assert (own.subject, own.max_new_tokens, own.responses) == ("parroting", 9, 24)
     (cut,) = compare("parrot", "sound", PHRASE).token_limits
     assert (cut.after, cut.responses) == (12, 12)  # a parrot never ends
+    assert cut.length_after == 8
+    assert cut.uniqueness_before is not None
+    assert cut.uniqueness_after is not None
+    assert 0 < cut.uniqueness_after < 0.25 < cut.uniqueness_before
+
+
+def test_answers_to_a_behaviours_prompts_have_limits_of_their_own(compare: Compare) -> None:
+    second = PHRASE.replace("name: parroting", "name: other")
+    config = f"""
+behaviours: [{PHRASE}, {second}]
+responses: {{max_uniqueness_fall: 0.9, sets: {{other: {{max_uniqueness_fall: 0.1}}}}}}
+"""
+    report = compare("parrot", "sound", config=config)
+    found = {gate.name: gate for gate in report.gates}
+    loose, strict = found["uniqueness:parroting"], found["uniqueness:other"]
+    assert (loose.value, loose.limit, loose.passed) == (strict.value, 0.9, True)
+    assert (strict.limit, strict.passed) == (0.1, False)
+    assert "set responses.sets.other.max_uniqueness_fall" in (strict.remedy or "")
+    assert {gate.limit for name, gate in found.items() if name.startswith("longer:")} == {1.4}
+    assert "responses" not in report.not_asked
+    assert {example.behaviour for example in report.examples} >= {"other"}
+    plain = compare("sound", "sound", PHRASE)
+    assert [gate.name for gate in plain.gates] == ["behaviour_share_rise:parroting"]
+    assert "responses" in plain.not_asked
 
 
 def test_what_was_said_is_kept_where_a_behaviour_is_to_blame(compare: Compare) -> None:

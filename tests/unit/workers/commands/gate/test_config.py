@@ -232,6 +232,22 @@ def test_what_is_not_asked_for_is_listed() -> None:
             r"behaviours\[0\].url is not a URL",
         ),
         ("behaviours: [{name: harmful, prompts: b, kind: repetition}]", "'harmful' is taken"),
+        ("responses: {}", "of which there are none. Add one"),
+        (
+            "{responses: {sets: {lops: {}}}, "
+            "behaviours: [{name: loops, prompts: b, kind: repetition}]}",
+            "responses.sets names lops, which is no set that it limits. Name one of: loops[.]",
+        ),
+        (
+            "{responses: {sets: {general: {}}}, general: {prompts: a}, "
+            "behaviours: [{name: loops, prompts: b, kind: repetition}]}",
+            "general has its own limits, beside its prompts",
+        ),
+        (
+            "{responses: {sets: {loops: {max_length: 2}}}, "
+            "behaviours: [{name: loops, prompts: b, kind: repetition}]}",
+            "responses.sets.loops.max_length is not a known field",
+        ),
         (
             "behaviours: [{name: a, prompts: b, kind: repetition}, "
             "{name: a, prompts: b, kind: phrase, phrases: [c]}]",

@@ -147,6 +147,9 @@ def test_answers_that_were_cut_off_are_counted_for_every_set() -> None:
     assert "- general: 0 of 40 at 64 tokens, 3 of the base's\n" in text
     assert len(list(describe_token_limits(uses))) == 3
     assert GateReport.model_validate(json.loads(render_gate_json(cut))) == cut
+    assert (
+        "\nAnswers that reached the token limit (max\\_new\\_tokens), with the mean length" in text
+    )
     assert "token limit" not in render_gate_markdown(report(MET)).decode()
     assert list(describe_token_limits([])) == []
 
