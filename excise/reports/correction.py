@@ -167,7 +167,7 @@ class SearchStep(ReportModel):
     """Mean of the gains."""
     attained: dict[str, float] = Field(default_factory=dict)
     """Behaviour → its effect on the tuning prompts as a share of what the search wants, which is
-    what the gates ask plus a margin; empty in older reports."""
+    twice what the gates ask; empty in older reports."""
     emphasis: dict[str, float] = Field(default_factory=dict)
     """Behaviour → how much its benefit counted in the ranking, relative to the others; empty if all
     counted the same."""

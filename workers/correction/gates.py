@@ -9,7 +9,6 @@ from statistics import fmean
 from excise.names import Direction, MeasureName
 from excise.reports.gates import GateResult
 from workers.correction.behaviour import Behaviour
-from workers.correction.budget import BUDGET_SHARE
 from workers.correction.effects import BehaviourSides, average_draws, compute_values
 from workers.correction.results import Responses
 from workers.gates.rows import Figure, Gate, judge_figure
@@ -19,6 +18,11 @@ from workers.measuring.statistics import compute_change_interval
 MIN_HELD_OUT = 10
 """A correction can pass only with at least this many triggering held-out prompts. Chosen by
 hand."""
+
+ENOUGH = 2.0
+"""A search that corrects several behaviours wants this many times the effect that each one's gate
+asks, because held-out prompts may show less: of a rise by 0.127 on tuning prompts 0.082 was left
+(benchmarks/RESULTS.md). Other values were not tried."""
 
 
 def build_effect_gates(behaviour: Behaviour, sides: BehaviourSides) -> list[GateResult]:
@@ -72,20 +76,19 @@ def measure_attained(behaviour: Behaviour, before: Responses, after: Responses) 
     """Return a behaviour's effect as a share of what a search wants of it; 1 or more is enough.
 
     Both have an entry per prompt; without any the result is 0. The effect is measured as the gate
-    `effect` measures it, from the base. What is wanted is what that gate and the one on what
-    remains ask, plus a margin, since held-out prompts may show less: the least effect times
-    1 / `BUDGET_SHARE`, and `BUDGET_SHARE` of what may remain.
+    `effect` measures it, from the base. What is wanted is `ENOUGH` times what that gate asks, and
+    at most 1 / `ENOUGH` of what may remain.
     """
     if not before:
         return 0.0
     improvements = [_Improvement(behaviour, scorer) for scorer in range(len(behaviour.scorers))]
     effects = [own.compute_effect(own.of(before), own.of(after)) for own in improvements]
     effect = sorted(effects, reverse=True)[: behaviour.agreeing][-1]
-    attained = effect * BUDGET_SHARE / behaviour.min_effect
+    attained = effect / min(ENOUGH * behaviour.min_effect, 1.0)
     if behaviour.max_remaining is None:
         return attained
     shown, left = _compute_share(behaviour, before), _compute_share(behaviour, after)
-    wanted = shown - BUDGET_SHARE * behaviour.max_remaining
+    wanted = shown - behaviour.max_remaining / ENOUGH
     return min(attained, (shown - left) / wanted) if wanted > 0 else attained
 
 

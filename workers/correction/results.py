@@ -342,11 +342,12 @@ class Trial(StageDocument):
 
     @property
     def least_attained(self) -> float:
-        """What the behaviour furthest from its wanted effect attained of it, at most 1.
+        """What the furthest of several behaviours attained of its wanted effect, at most 1.
 
-        The search maximises it first: a correction that fails for one behaviour fails.
+        The search maximises it first: a correction that fails for one behaviour fails. With one
+        behaviour it is 1, and the gain alone counts.
         """
-        return min(1.0, *self.attained) if self.attained else 1.0
+        return min(1.0, *self.attained) if len(self.attained) > 1 else 1.0
 
     @property
     def perplexity_increase(self) -> float:

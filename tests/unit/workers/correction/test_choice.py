@@ -33,7 +33,13 @@ def test_the_behaviour_furthest_from_its_wanted_effect_decides_first() -> None:
     # Where both have what is wanted, more is better as before.
     enough = [trial((0.3, 0.5), (1.0, 1.1)), trial((0.3, 0.9), (1.0, 1.8))]
     assert choose_trial([uneven, even, *enough]) == 3
-    # Trials stored by an earlier version go by their gains.
+    # Trials stored by an earlier version, and those of one behaviour, go by their gains.
+    alone = [build_trial((gain,)) for gain in (0.2, 0.3)]
+    told = [
+        trial.model_copy(update={"attained": (share,)})
+        for trial, share in zip(alone, (0.9, 0.8), strict=True)
+    ]
+    assert choose_trial(told) == 1
     assert choose_trial([trial((0.2, 0.2), ()), trial((0.3, 0.3), ())]) == 1
 
 

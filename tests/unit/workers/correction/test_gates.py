@@ -323,27 +323,27 @@ def test_without_a_limit_nothing_is_asked_of_what_remains() -> None:
 
 
 def test_what_is_attained_is_the_effect_against_the_limit_and_a_margin() -> None:
-    # A rise by 0.2 is asked, so 0.25 is wanted on tuning prompts.
+    # A rise by 0.2 is asked, so 0.4 is wanted on tuning prompts.
     before, after = single(BEFORE), single(AFTER)
-    wanted = (mean(AFTER) - mean(BEFORE)) / 0.25
+    wanted = (mean(AFTER) - mean(BEFORE)) / 0.4
     assert measure_attained(UNIQUENESS, before, after) == pytest.approx(wanted)
-    # The share falls by three quarters; a half is asked.
+    # The share falls by three quarters; a half is asked, and more than all cannot fall.
     tamed = measure_attained(TOXICITY, responses_of(TOXIC), responses_of(TAMED))
-    assert tamed == pytest.approx(0.75 / (0.5 / 0.8))
+    assert tamed == pytest.approx(0.75)
     assert measure_attained(TOXICITY, responses_of(TAMED), responses_of(TOXIC)) < 0
 
 
 @pytest.mark.parametrize(
     ("limit", "attained"),
     [
-        (0.9, 0.75 / (0.5 / 0.8)),  # more may remain than was there: the effect alone counts
-        (0.1, 0.375 / (0.5 - 0.08)),
+        (1.0, 1.5),  # as much may remain as was there: the effect alone counts, 0.75 of 0.5
+        (0.1, 0.375 / (0.5 - 0.05)),
         (0.0, 0.75),
     ],
 )
 def test_a_limit_on_what_remains_is_wanted_too(limit: float, attained: float) -> None:
     behaviour = build_behaviour(
-        FunctionScorer(direction=LOWER), min_effect=0.5, max_remaining=limit
+        FunctionScorer(direction=LOWER), min_effect=0.25, max_remaining=limit
     )
     found = measure_attained(behaviour, responses_of(TOXIC), responses_of(TAMED))
     assert found == pytest.approx(attained)
@@ -357,5 +357,5 @@ def test_what_as_many_scorers_as_must_agree_find_is_attained() -> None:
         after = ((respond_with(0.1, 0.9),), (respond_with(0.9, 0.9),))
         return measure_attained(behaviour, before, after)
 
-    assert read(1) == pytest.approx(0.5 / (0.5 / 0.8))
+    assert read(1) == pytest.approx(0.5)
     assert read(2) == 0.0
