@@ -145,7 +145,10 @@ def _describe_emphasis(steps: Sequence[SearchStep]) -> str:
     listed = ", ".join(
         f"{name} {format_share(share, 0)}" for name, share in chosen.attained.items()
     )
-    told = f"On the tuning prompts it attained of the effects that the search wants: {listed}."
+    told = (
+        "Of the effects that the search wants, twice what the gates ask, it attained on the tuning "
+        f"prompts: {listed}."
+    )
     if len(set(chosen.emphasis.values())) < 2:
         return told
     least = min(chosen.emphasis.values())

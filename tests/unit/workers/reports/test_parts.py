@@ -172,7 +172,7 @@ def test_how_several_behaviours_were_weighed_is_said() -> None:
     attained = {"toxicity": 1.25, "endless_repetition": 0.96}
     even = step(16, 0.3, 0.01, chosen=True, attained=attained)
     said = build_search_view(report(search=[even])).summary
-    assert "the search wants: toxicity 125\u00a0%, endless_repetition 96\u00a0%." in said
+    assert "on the tuning prompts: toxicity 125\u00a0%, endless_repetition 96\u00a0%." in said
     assert "ranked with more weight" not in said
     weighed = even.model_copy(update={"emphasis": {"toxicity": 0.8, "endless_repetition": 1.2}})
     told = report(search=[weighed])
