@@ -12,7 +12,7 @@ from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.estimates import end_with_estimate
-from excise.cli.job_files import fetch_job_files
+from excise.cli.job_files import fetch_job_files, require_room
 from excise.cli.output import (
     CommandError,
     ExitCode,
@@ -107,6 +107,7 @@ def submit(
     the job fits.
     """
     body = load_spec(spec)
+    require_room(output if wait else None)
     with open_client(url, is_waiting=wait) as client:
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         fill_in_rows(client, body, rows, calibration, task or [])
@@ -126,6 +127,7 @@ def watch(
     as_json: JsonOption = False,
 ) -> None:
     """Follow a job to its end; the exit code is the verdict."""
+    require_room(output)
     with open_client(url, is_waiting=True) as client:
         _wait_and_end(client, client.get_job(job_id), output, as_json)
 

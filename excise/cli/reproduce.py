@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.job_files import require_room
 from excise.cli.jobs import OutputOption, end_of_job, follow_to_end, require_sendable
 from excise.cli.output import CommandError, build_console, clean, show
 from excise.client import Client
@@ -83,6 +84,7 @@ def reproduce(
             f"{manifest} lies in the folder for the new job's files. Give another --output."
         )
     before = load_manifest(manifest)
+    require_room(output if wait else None)
     with open_client(url, is_waiting=wait) as client:
         sets = provide_sets(client, list_sets(before.spec), prompts_dir)
         job = client.create_job(build_spec(before.spec, sets))

@@ -60,6 +60,21 @@ def test_a_spec_that_no_request_can_hold_is_refused_by_its_field(
     assert (service.uploads, service.specs) == ([], [])
 
 
+@pytest.mark.parametrize("command", [("submit", "--wait"), ("ci", "job")])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_job(
+    service: FakeService,
+    url: str,
+    spec: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    result = run(*command, spec, "--output", "/proc/out", "--url", url)
+    assert result.exit_code == 1
+    assert "Nothing can be written to /proc/out: " in result.stderr
+    assert service.specs == []
+
+
 @pytest.mark.parametrize("command", ["submit", "watch", "report"])
 def test_a_folder_holds_the_files_of_one_job(
     service: FakeService, url: str, spec: Path, tmp_path: Path, command: str
