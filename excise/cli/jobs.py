@@ -22,6 +22,7 @@ from excise.cli.output import (
     print_aside,
     print_done,
     print_error,
+    printed_after_work,
     show,
 )
 from excise.cli.progress import follow_job
@@ -272,7 +273,7 @@ def fill_in_rows(
 
 def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bool) -> None:
     """Follow the job, download its files, show the result, and exit with its code."""
-    console = build_console(to_stderr=as_json)
+    console = build_console(to_stderr=as_json, is_aside=True)
     end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
 
 
@@ -281,7 +282,8 @@ def follow_to_end(
 ) -> JobView:
     """Follow the job to its end, download its files and show its result; return the job.
 
-    Raises `CommandError` if the service stops answering before, with the way back to the job.
+    Where that cannot be printed, it goes on: the exit code is the job's. Raises `CommandError` if
+    the service stops answering before, with the way back to the job.
     """
     try:
         if job.status in OPEN_STATUSES:
@@ -297,7 +299,8 @@ def follow_to_end(
             f"{error.message} The job goes on without this command: excise watch {job.id}"
         ) from error
     paths = fetch_job_files(client, job, output) if output is not None else []
-    show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
+    with printed_after_work(f"the service: excise report {job.id}"):
+        show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
     return job
 
 

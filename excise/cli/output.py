@@ -130,8 +130,8 @@ def print_done(text: str) -> None:
 
 
 @contextmanager
-def printed_after_work(output: Path) -> Iterator[None]:
-    """Go on where nobody reads what is printed, or its disk is full: all of it is in `output`.
+def printed_after_work(place: Path | str) -> Iterator[None]:
+    """Go on where nobody reads what is printed, or its disk is full: all of it is in `place`.
 
     So the exit code is that of the work, which is done.
     """
@@ -139,7 +139,7 @@ def printed_after_work(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         discard_output(sys.stdout)
-        print_aside(f"the result could not be printed ({error.strerror}); it is in {output}")
+        print_aside(f"the result could not be printed ({error.strerror}); it is in {place}")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def reproduce(
         sets = provide_sets(client, list_sets(before.spec), prompts_dir)
         job = client.create_job(build_spec(before.spec, sets))
         if wait:
-            console = build_console(to_stderr=as_json)
+            console = build_console(to_stderr=as_json, is_aside=True)
             job = follow_to_end(client, job, console, output, as_json=as_json)
             if job.verdict is not None:
                 compare_files(client, job, before, console)

@@ -504,6 +504,41 @@ def test_progress_that_nobody_reads_leaves_the_verdict(
     assert json.loads(done.stdout)["verdict"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("verdict", "code", "as_json", "reader"),
+    [
+        ("passed", 0, ["--json"], "none"),
+        ("rejected", 100, ["--json"], "full disk"),
+        ("no_effect", 100, [], "none"),
+        ("passed", 0, [], "full disk"),
+    ],
+)
+def test_a_result_that_nobody_reads_leaves_the_verdict(
+    url: str,
+    service: FakeService,
+    spec: Path,
+    verdict: str,
+    code: int,
+    as_json: list[str],
+    reader: str,
+) -> None:
+    service.verdict = verdict
+    output = os.open("/dev/full", os.O_WRONLY)
+    if reader == "none":
+        left, right = os.pipe()
+        os.close(left)
+        os.dup2(right, output)
+        os.close(right)
+    command = [sys.executable, "-c", "from excise.cli.app import app; app()"]
+    arguments = ["submit", str(spec), "--wait", *as_json, "--url", url]
+    try:
+        done = subprocess.run([*command, *arguments], stdout=output, stderr=subprocess.PIPE)
+    finally:
+        os.close(output)
+    assert done.returncode == code
+    assert (b"excise report job_1" in done.stderr) == bool(as_json)
+
+
 def test_no_file_gets_the_number_of_a_closed_output(tmp_path: Path) -> None:
     """Into a file that did, libraries would print."""
     program = (
