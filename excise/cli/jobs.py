@@ -31,6 +31,7 @@ from excise.cli.set_options import ALL_OPTIONS, naming_options
 from excise.client import ApiError, Client, ConnectionLostError
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import find_part, is_non_finite, load_json
+from excise.intake.local_files import read_file
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
 from excise.resources.jobs import JobView
@@ -193,7 +194,7 @@ def delete_prompt_set(
 def load_spec(path: Path) -> dict[str, Any]:
     """Return the job spec in a file. Raises `CommandError`."""
     try:
-        spec = load_json(path.read_text(encoding="utf-8-sig"))
+        spec = load_json(read_file(path).decode("utf-8-sig"))
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
     except DuplicateKeyError as error:

@@ -18,6 +18,7 @@ from excise.cli.output import CommandError, build_console, clean, show
 from excise.client import Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.intake.local_files import read_file
 from excise.names import JobFile, PromptSetFormat, Verdict
 from excise.resources.jobs import JobView
 
@@ -100,7 +101,7 @@ def reproduce(
 def load_manifest(path: Path) -> Manifest:
     """Return the manifest in a file. Raises `CommandError`."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
     found = parse_manifest(content, str(path))
@@ -185,7 +186,7 @@ def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> d
     if missing := [one for one in lacking if one.sha256 not in files]:
         raise CommandError(_explain_missing(missing, folder))
     for one in lacking:
-        content = files[one.sha256].read_bytes()
+        content = read_file(files[one.sha256], _MAX_FILE_BYTES)
         kind, is_rows = _CONTENT_TYPES[one.format], one.format is PromptSetFormat.ROWS
         uploaded = client.upload_prompts(content, one.name, kind, is_rows=is_rows)
         if uploaded.sha256 != one.sha256:
