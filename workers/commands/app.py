@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from excise.cli.group import degrade_output
+from excise.cli.group import OrderlyGroup
 from excise.cli.output import clean, print_aside, print_json, printed_after_work
 from excise.intake.local_files import MAX_PATCH_BYTES, read_file
-from excise.logs import configure_console_logging
 from excise.names import ExportForm, GateOutcome
 from service.errors import ExciseError
 
@@ -394,9 +393,9 @@ def estimate_command(
 
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
-    degrade_output()
-    configure_console_logging()
-    app = typer.Typer(no_args_is_help=True)
+    app = typer.Typer(
+        cls=OrderlyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")
     app.command("export")(export_command)
