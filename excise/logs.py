@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
 from typing import Literal, TextIO, cast
 
+from excise.plain_text import clean
 from excise.redaction import find_secrets, redact, redact_value, register_secrets
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -66,14 +67,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats a record as text for a person at a terminal, with secrets redacted."""
+    """Formats a record as text for a person at a terminal, with secrets redacted.
+
+    It holds nothing that a terminal, or a pipeline's log, would obey.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return `warning: message`, with the traceback if there is one."""
         text = f"{record.levelname.lower()}: {_describe(record)}"
         if record.exc_info and record.exc_info[0] is not None:
             text += "\n" + self.formatException(record.exc_info)
-        return redact(text)
+        return clean(redact(text), keep_lines=True)
 
 
 class RedactedStream(io.TextIOBase):
@@ -178,7 +182,11 @@ def log_fields(**fields: str) -> Iterator[None]:
 
 
 def describe_line(line: str) -> str:
-    """Return a log line for a person: JSON lines as text, other lines unchanged."""
+    """Return a log line for a person: JSON lines as text, and nothing a terminal would obey."""
+    return clean(_describe_line(line), keep_lines=True)
+
+
+def _describe_line(line: str) -> str:
     try:
         entry = json.loads(line)
         text = f"{entry['level']}: {entry['message']}"

@@ -1,10 +1,27 @@
-"""Writing a file that appears under its name only when it is whole."""
+"""Writing a file that appears under its name only when it is whole, and whether it could be."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+_PROBE_BYTES = 1024 * 1024
+"""What must fit into a folder for results; most are smaller. Chosen by hand."""
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `OSError` where files of results could not be written to `folder`, now or once made.
+
+    What this writes has no name, so that nothing stays behind, even of a process that is killed.
+    """
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    with tempfile.TemporaryFile(dir=nearest) as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -8,9 +8,23 @@ from typing import Annotated
 from fastapi import Header
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
+from starlette.datastructures import Headers
+
+from service.errors import InvalidRequestError
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _TRUTHS = {"true": True, "false": False}
+_SINGLE = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+"""Headers of which a second one would contradict the first."""
+
+
+def require_single(headers: Headers) -> None:
+    """Raise `InvalidRequestError` for a header that is given twice and can be meant once only."""
+    for name in _SINGLE:
+        if len(headers.getlist(name)) > 1:
+            raise InvalidRequestError(
+                f"The request has more than one header {name}. Send one.", param=name
+            )
 
 
 def _read_int(value: object) -> object:
@@ -47,3 +61,7 @@ IdempotencyKeyHeader = Annotated[
     ),
 ]
 """Checked by the operation; the OpenAPI document describes the rule."""
+
+IfNoneMatch = Annotated[
+    str | None, Header(description="An ETag; if it still matches, the answer is 304")
+]

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from excise.cli.output import clean
+from excise.cli.tables import print_table
 from excise.reports.abilities import AbilityChange, AbilityFigures
 from excise.resources.serving import AbilitiesView
 
@@ -22,7 +23,7 @@ def print_abilities(abilities: list[AbilityChange], console: Console) -> None:
     if not abilities:
         return
     console.print()
-    console.print(_build_table(abilities))
+    print_table(_build_table(abilities), console)
     console.print(Text(clean(describe_abilities(abilities))))
     unable = [ability.sentence for ability in abilities if not ability.is_gated]
     if unable:

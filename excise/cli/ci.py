@@ -15,6 +15,7 @@ import typer
 from excise.cli.ci_job import run_job
 from excise.cli.ci_posting import find_thread, post_comment
 from excise.cli.output import CommandError, keep_secrets, print_aside, print_done
+from excise.intake.local_files import read_file
 from excise.reports.annotations import list_annotations
 from excise.reports.comment import CommentOptions, render_comment, render_no_verdict
 from excise.reports.junit import render_junit
@@ -114,7 +115,7 @@ def _render(path: Path | None, options: CommentOptions) -> str:
 def _read(path: Path) -> Report:
     """Return the report in a file. Raises `CommandError` and `ReportError`."""
     try:
-        return read_report(path.read_bytes())
+        return read_report(read_file(path))
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
 

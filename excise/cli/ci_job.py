@@ -23,7 +23,7 @@ import typer
 from rich.text import Text
 
 from excise.cli.connection import DEFAULT_URL, UrlOption, open_client
-from excise.cli.job_files import clear_job_files, fetch_job_files
+from excise.cli.job_files import clear_job_files, fetch_job_files, require_room
 from excise.cli.jobs import end_of_job, fill_in_prompt_sets, load_spec
 from excise.cli.output import CommandError, build_console, keep_secrets, print_aside
 from excise.cli.progress import follow_job
@@ -75,6 +75,7 @@ def run_job(
     _treat_termination_as_interrupt()
     clear_job_files(output, JUNIT_NAME, ID_NAME)
     body = load_spec(spec)
+    require_room(output)
     output.mkdir(parents=True, exist_ok=True)
     with (
         _find_service(url, output, embedded=embedded) as address,

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from excise.cli.output import CommandError
+from excise.intake.local_files import read_file
 from excise.outgoing.proxies import goes_past_proxies
 
 PER_PAGE = 100
@@ -143,7 +144,7 @@ def _find_on_github(environment: Mapping[str, str], author: str) -> GitHubThread
 def _read_number(path: str | None) -> str | None:
     """Return the pull request's number from the event that started the workflow."""
     try:
-        event = json.loads(Path(path or "").read_bytes()) if path else {}
+        event = json.loads(read_file(Path(path))) if path else {}
     except (OSError, ValueError):
         raise CommandError("GITHUB_EVENT_PATH does not name a JSON file.") from None
     request = event.get("pull_request") if isinstance(event, dict) else None

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from excise.cli.output import clean
 from excise.cli.summary_parts import print_gates, print_verdict
+from excise.cli.tables import print_table
 from excise.reports.circuit import ChosenCircuit, CircuitReport
 
 
@@ -14,10 +15,10 @@ def print_circuit(report: CircuitReport, console: Console) -> None:
     """Print the verdict, the circuit, the size that every attributor needs, and the gates."""
     print_verdict(report.verdict, report.reason, console)
     if report.circuit is not None:
-        console.print(_build_circuit(report, report.circuit))
+        print_table(_build_circuit(report, report.circuit), console)
     if report.curves:
         console.print()
-        console.print(_build_curves(report))
+        print_table(_build_curves(report), console)
     print_gates(report.gates, console)
 
 

@@ -7,13 +7,14 @@ from rich.table import Table
 
 from excise.cli.output import clean
 from excise.cli.summary_parts import print_gates, print_verdict
+from excise.cli.tables import print_table
 from excise.reports.compression import CompressionReport
 
 
 def print_compression(report: CompressionReport, console: Console) -> None:
     """Print the verdict, perplexity and tasks, and the gates."""
     print_verdict(report.verdict, report.reason, console)
-    console.print(_build_numbers(report))
+    print_table(_build_numbers(report), console)
     print_gates(report.gates, console)
     if report.speed_note:
         console.print(clean(report.speed_note))

@@ -11,6 +11,7 @@ from rich.text import Text
 from excise.cli.ability_summary import print_abilities
 from excise.cli.output import clean
 from excise.cli.summary_parts import print_failed_gates, print_verdict
+from excise.cli.tables import print_table
 from excise.names import BehaviourKind, MeasureName, Split
 from excise.reports.correction import (
     BehaviourEffect,
@@ -44,7 +45,7 @@ def print_correction(report: CorrectionReport, console: Console, *, samples: int
     Responses are printed only for behaviours whose texts cannot offend.
     """
     print_verdict(report.verdict, report.reason, console)
-    console.print(_build_numbers(report))
+    print_table(_build_numbers(report), console)
     print_abilities(report.abilities, console)
     print_failed_gates(report.gates, console)
     for line in describe_token_limits(report.token_limits):
@@ -59,7 +60,7 @@ def print_correction(report: CorrectionReport, console: Console, *, samples: int
     shown = _choose_samples([s for s in report.samples if s.behaviour in open_names], samples)
     if shown:
         console.print()
-        console.print(_build_samples(shown))
+        print_table(_build_samples(shown), console)
     if len(shown) < len(report.samples):
         console.print("More responses before and after are in report.html and report.md.")
 
@@ -81,10 +82,10 @@ def _print_leftovers(found: BehaviourLeftovers, kind: str, console: Console) -> 
     for label, rows in (("left", found.left), ("came instead", found.rose)):
         for row in rows:
             table.add_row(label, Text(clean(row.words)), str(row.before), str(row.after))
-    console.print(table)
+    print_table(table, console)
     console.print(Text(f"{clean(found.advice)}: {clean(found.pattern)}"))
     if found.samples and kind in _OPEN_KINDS:
-        console.print(_build_samples(found.samples))
+        print_table(_build_samples(found.samples), console)
 
 
 def _build_numbers(report: CorrectionReport) -> Table:

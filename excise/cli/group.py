@@ -40,24 +40,12 @@ _NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _USAGE_ERROR = typer.BadParameter.__mro__[2]
 
 
-class ExciseGroup(TyperGroup):
-    """Loads other packages' commands on demand, and maps errors to exit codes.
+class OrderlyGroup(TyperGroup):
+    """Maps errors to exit codes, and ends in order where the process is told to.
 
     Wrong arguments end with 1 instead of click's 2, because 1 means "anything else". No command
     ends with a traceback unless EXCISE_DEBUG is set.
     """
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of our own commands, then those of other packages' groups."""
-        own = super().list_commands(ctx)
-        return [*own, *sorted(name for name in find_groups() if name not in own)]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command with this name; another package's is loaded now."""
-        command = super().get_command(ctx, cmd_name)
-        if command is None and (entry_point := find_groups().get(cmd_name)) is not None:
-            command = load_group(entry_point)
-        return command
 
     def main(
         self,
@@ -105,6 +93,22 @@ class ExciseGroup(TyperGroup):
         except Exception as error:  # noqa: BLE001 - last resort: no traceback reaches a user
             return _fail_unexpectedly(error)
         return result if isinstance(result, int) else 0
+
+
+class ExciseGroup(OrderlyGroup):
+    """Loads other packages' commands on demand."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of our own commands, then those of other packages' groups."""
+        own = super().list_commands(ctx)
+        return [*own, *sorted(name for name in find_groups() if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command with this name; another package's is loaded now."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None and (entry_point := find_groups().get(cmd_name)) is not None:
+            command = load_group(entry_point)
+        return command
 
 
 def degrade_output() -> None:

@@ -8,6 +8,20 @@ from excise.cli.output import CommandError
 from excise.client import Client
 from excise.names import JobFile
 from excise.resources.jobs import JobView
+from excise.whole_files import require_writable
+
+
+def require_room(folder: Path | None) -> None:
+    """Raise `CommandError` where a job's files could not be saved: better before it has run."""
+    if folder is None:
+        return
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise CommandError(
+            f"Nothing can be written to {folder}: {error.strerror}. Free some space there, or give "
+            "another --output."
+        ) from None
 
 
 def clear_job_files(folder: Path, *more: str) -> None:

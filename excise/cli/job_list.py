@@ -16,6 +16,7 @@ from excise.cli.connection import (
 from excise.cli.jobs import JobArgument, explain_end
 from excise.cli.output import build_console, clean, format_time, show, show_page
 from excise.cli.progress import format_seconds
+from excise.cli.tables import print_table
 from excise.names import JobStatus
 from excise.resources.jobs import JobList, JobView
 
@@ -53,7 +54,7 @@ def _print_jobs(page: JobList) -> None:
     for job in page.data:
         verdict, stage, created = job.verdict or "-", job.stage or "-", format_time(job.created_at)
         table.add_row(job.id, job.status, verdict, stage, clean(job.model), created)
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 def _print_job(job: JobView) -> None:

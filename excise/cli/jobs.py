@@ -12,7 +12,7 @@ from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
 from excise.cli.estimates import end_with_estimate
-from excise.cli.job_files import fetch_job_files
+from excise.cli.job_files import fetch_job_files, require_room
 from excise.cli.output import (
     CommandError,
     ExitCode,
@@ -22,6 +22,7 @@ from excise.cli.output import (
     print_aside,
     print_done,
     print_error,
+    printed_after_work,
     show,
 )
 from excise.cli.progress import follow_job
@@ -30,6 +31,7 @@ from excise.cli.set_options import ALL_OPTIONS, naming_options
 from excise.client import ApiError, Client, ConnectionLostError
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import find_part, is_non_finite, load_json
+from excise.intake.local_files import read_file
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
 from excise.resources.jobs import JobView
@@ -107,6 +109,7 @@ def submit(
     the job fits.
     """
     body = load_spec(spec)
+    require_room(output if wait else None)
     with open_client(url, is_waiting=wait) as client:
         fill_in_prompt_sets(client, body, prompts, reference, perplexity)
         fill_in_rows(client, body, rows, calibration, task or [])
@@ -126,6 +129,7 @@ def watch(
     as_json: JsonOption = False,
 ) -> None:
     """Follow a job to its end; the exit code is the verdict."""
+    require_room(output)
     with open_client(url, is_waiting=True) as client:
         _wait_and_end(client, client.get_job(job_id), output, as_json)
 
@@ -190,7 +194,7 @@ def delete_prompt_set(
 def load_spec(path: Path) -> dict[str, Any]:
     """Return the job spec in a file. Raises `CommandError`."""
     try:
-        spec = load_json(path.read_text(encoding="utf-8-sig"))
+        spec = load_json(read_file(path).decode("utf-8-sig"))
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
     except DuplicateKeyError as error:
@@ -270,7 +274,7 @@ def fill_in_rows(
 
 def _wait_and_end(client: Client, job: JobView, output: Path | None, as_json: bool) -> None:
     """Follow the job, download its files, show the result, and exit with its code."""
-    console = build_console(to_stderr=as_json)
+    console = build_console(to_stderr=as_json, is_aside=True)
     end_of_job(follow_to_end(client, job, console, output, as_json=as_json))
 
 
@@ -279,7 +283,8 @@ def follow_to_end(
 ) -> JobView:
     """Follow the job to its end, download its files and show its result; return the job.
 
-    Raises `CommandError` if the service stops answering before, with the way back to the job.
+    Where that cannot be printed, it goes on: the exit code is the job's. Raises `CommandError` if
+    the service stops answering before, with the way back to the job.
     """
     try:
         if job.status in OPEN_STATUSES:
@@ -295,7 +300,8 @@ def follow_to_end(
             f"{error.message} The job goes on without this command: excise watch {job.id}"
         ) from error
     paths = fetch_job_files(client, job, output) if output is not None else []
-    show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
+    with printed_after_work(f"the service: excise report {job.id}"):
+        show(job, as_json, lambda ended: _show_outcome(client, ended, console, paths))
     return job
 
 

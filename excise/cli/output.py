@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,15 +19,14 @@ from rich.console import Console
 
 from excise.errors import UserError
 from excise.names import JobStatus, Verdict
+from excise.plain_text import clean as clean
+from excise.plain_text import is_hidden
 from excise.redaction import find_secrets, redact, register_secrets
 from excise.resources.jobs import JobList, JobView
 from excise.resources.serving import VersionList
 from excise.resources.webhooks import DeliveryList, WebhookList
 
 _PLAIN_WIDTH = 110
-
-_LOG_COMMAND = re.compile(r"(^[^\S\n]*+:(?=:)|##(?=\w*\[))", re.MULTILINE)
-"""Begins a command of GitHub (the second anywhere in a line), Azure Pipelines or TeamCity."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Page = TypeVar("_Page", JobList, VersionList, WebhookList, DeliveryList)
@@ -130,8 +127,8 @@ def print_done(text: str) -> None:
 
 
 @contextmanager
-def printed_after_work(output: Path) -> Iterator[None]:
-    """Go on where nobody reads what is printed, or its disk is full: all of it is in `output`.
+def printed_after_work(place: Path | str) -> Iterator[None]:
+    """Go on where nobody reads what is printed, or its disk is full: all of it is in `place`.
 
     So the exit code is that of the work, which is done.
     """
@@ -139,7 +136,7 @@ def printed_after_work(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         discard_output(sys.stdout)
-        print_aside(f"the result could not be printed ({error.strerror}); it is in {output}")
+        print_aside(f"the result could not be printed ({error.strerror}); it is in {place}")
 
 
 @contextmanager
@@ -171,7 +168,7 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     else:
         text = json.dumps(value, ensure_ascii=False, indent=2)
-    shown = (json.dumps(one)[1:-1] if one != "\n" and _is_hidden(one) else one for one in text)
+    shown = (json.dumps(one)[1:-1] if one != "\n" and is_hidden(one) else one for one in text)
     print("".join(shown), flush=True)
 
 
@@ -193,21 +190,6 @@ def show_page(page: _Page, as_json: bool, describe: Callable[[_Page], object]) -
 def format_time(moment: datetime | None) -> str:
     """Return a time to the second, or `-` for None."""
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def clean(text: str, *, keep_lines: bool = False) -> str:
-    """Return `text` without terminal control characters, which model output may contain.
-
-    Nor does it hold commands of a pipeline's log, such as `::error::` or `##[error]`.
-    """
-    kept = {"\n"} if keep_lines else set()
-    visible = "".join(" " if one not in kept and _is_hidden(one) else one for one in text)
-    return _LOG_COMMAND.sub(r"\1 ", visible)
-
-
-def _is_hidden(character: str) -> bool:
-    """Return whether it is a control character, formats text, or is half a surrogate pair."""
-    return unicodedata.category(character) in {"Cc", "Cf", "Cs"}
 
 
 def keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:

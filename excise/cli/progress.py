@@ -96,7 +96,7 @@ class _Lines(_Display):
         if running is None:
             self._print(f"[{stamp}] {job.status}")
             return
-        name = " ".join(filter(None, [running.name, _count(running)]))
+        name = " ".join(filter(None, [clean(running.name), _count(running)]))
         parts = [name, clean(running.message or ""), _remaining(running, job)]
         self._print(f"[{stamp}] {', '.join(filter(None, parts))}")
 
@@ -107,10 +107,10 @@ class _Bars(_Display):
     def __init__(self, console: Console, started: float) -> None:
         super().__init__(console, started)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._live = Live(self._progress, console=console, refresh_per_second=4)
@@ -125,11 +125,13 @@ class _Bars(_Display):
         """Update every bar."""
         for stage in job.stages:
             if stage.name not in self._tasks:
-                self._tasks[stage.name] = self._progress.add_task(stage.name, count="", note="")
+                self._tasks[stage.name] = self._progress.add_task(
+                    clean(stage.name), count="", note=""
+                )
             has_ended = stage.status in _ENDED
             total = stage.total or (1 if has_ended or stage.status is StageStatus.PENDING else None)
             seconds = format_seconds(stage.seconds) if stage.seconds is not None else ""
-            note = seconds if has_ended else _escape(_tell(stage))
+            note = seconds if has_ended else _tell(stage)
             self._progress.update(
                 self._tasks[stage.name],
                 completed=total if has_ended else stage.done,
@@ -199,8 +201,3 @@ def _tell_left(finish: datetime | None) -> str:
 def _find_left(finish: datetime | None) -> str:
     """Return the time until `finish`, or "" if it is not known."""
     return format_seconds(finish.timestamp() - time.time()) if finish else ""
-
-
-def _escape(text: str) -> str:
-    """Return the text for a column that reads markup."""
-    return text.replace("[", r"\[")

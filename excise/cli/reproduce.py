@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from excise.cli.connection import DEFAULT_URL, JsonOption, UrlOption, open_client
+from excise.cli.job_files import require_room
 from excise.cli.jobs import OutputOption, end_of_job, follow_to_end, require_sendable
 from excise.cli.output import CommandError, build_console, clean, show
 from excise.client import Client
 from excise.intake.duplicates import DuplicateKeyError
 from excise.intake.json_documents import load_json
+from excise.intake.local_files import read_file
 from excise.names import JobFile, PromptSetFormat, Verdict
 from excise.resources.jobs import JobView
 
@@ -83,11 +85,12 @@ def reproduce(
             f"{manifest} lies in the folder for the new job's files. Give another --output."
         )
     before = load_manifest(manifest)
+    require_room(output if wait else None)
     with open_client(url, is_waiting=wait) as client:
         sets = provide_sets(client, list_sets(before.spec), prompts_dir)
         job = client.create_job(build_spec(before.spec, sets))
         if wait:
-            console = build_console(to_stderr=as_json)
+            console = build_console(to_stderr=as_json, is_aside=True)
             job = follow_to_end(client, job, console, output, as_json=as_json)
             if job.verdict is not None:
                 compare_files(client, job, before, console)
@@ -98,7 +101,7 @@ def reproduce(
 def load_manifest(path: Path) -> Manifest:
     """Return the manifest in a file. Raises `CommandError`."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from None
     found = parse_manifest(content, str(path))
@@ -183,7 +186,7 @@ def provide_sets(client: Client, sets: list[NamedSet], folder: Path | None) -> d
     if missing := [one for one in lacking if one.sha256 not in files]:
         raise CommandError(_explain_missing(missing, folder))
     for one in lacking:
-        content = files[one.sha256].read_bytes()
+        content = read_file(files[one.sha256], _MAX_FILE_BYTES)
         kind, is_rows = _CONTENT_TYPES[one.format], one.format is PromptSetFormat.ROWS
         uploaded = client.upload_prompts(content, one.name, kind, is_rows=is_rows)
         if uploaded.sha256 != one.sha256:

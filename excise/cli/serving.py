@@ -26,6 +26,7 @@ from excise.cli.output import (
     show,
     show_page,
 )
+from excise.cli.tables import print_table
 from excise.names import VersionStatus
 from excise.resources.serving import (
     AliasList,
@@ -189,7 +190,7 @@ def _print_aliases(aliases: AliasList) -> None:
     for alias in aliases.data:
         changed, split = format_time(alias.updated_at), _describe_split(alias) or "-"
         table.add_row(alias.name, alias.version, alias.previous or "-", split, changed)
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 def _print_alias(alias: AliasView) -> None:
@@ -225,7 +226,7 @@ def _print_versions(versions: Sequence[VersionView]) -> None:
         kept, created = count_kept(version.abilities), format_time(version.created_at)
         row = (version.id, version.status, version.verdict, kept, version.kind, rank)
         table.add_row(*row, clean(version.base_model), version.job, created)
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 def _print_pools(pools: PoolList) -> None:
@@ -234,7 +235,7 @@ def _print_pools(pools: PoolList) -> None:
         version, capacity = pool.server_version or "-", str(pool.capacity)
         row = (pool.name, pool.base_model, pool.kind, pool.status, version, capacity, pool.detail)
         table.add_row(*map(clean, row))
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 def _print_events(events: ServingEventList) -> None:
@@ -242,4 +243,4 @@ def _print_events(events: ServingEventList) -> None:
     for event in events.data:
         when, why = format_time(event.created_at), clean(event.reason or "-")
         table.add_row(when, event.kind, event.by or "-", clean(event.message), why)
-    build_console().print(table)
+    print_table(table, build_console())

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from excise.cli.output import clean
+from excise.cli.tables import print_table
 from excise.names import Verdict
 from excise.reports.gates import GateResult
 
@@ -31,7 +32,7 @@ def print_gates(gates: list[GateResult], console: Console) -> None:
     """Print the gates, if there are any."""
     if gates:
         console.print()
-        console.print(_build_gates(gates, "Gates"))
+        print_table(_build_gates(gates, "Gates"), console)
 
 
 def print_failed_gates(gates: list[GateResult], console: Console) -> None:
@@ -42,7 +43,7 @@ def print_failed_gates(gates: list[GateResult], console: Console) -> None:
     console.print()
     console.print(f"Gates: {len(gates) - len(failed)} of {len(gates)} met.")
     if failed:
-        console.print(_build_gates(failed, "Gates not met"))
+        print_table(_build_gates(failed, "Gates not met"), console)
 
 
 def _build_gates(gates: list[GateResult], heading: str) -> Table:

@@ -27,6 +27,7 @@ from excise.cli.output import (
     show_page,
     shown_once,
 )
+from excise.cli.tables import print_table
 from excise.names import WebhookEvent, WebhookStatus
 from excise.resources.webhooks import DeliveryList, DeliveryView, NewWebhookView, WebhookView
 
@@ -178,7 +179,7 @@ def _print_webhooks(webhooks: Sequence[WebhookView]) -> None:
     for one in webhooks:
         since = format_time(one.failing_since)
         table.add_row(one.id, one.status, since, clean(one.url), clean(one.description))
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 def _print_deliveries(page: DeliveryList) -> None:
@@ -186,7 +187,7 @@ def _print_deliveries(page: DeliveryList) -> None:
     for one in page.data:
         attempts, answer = str(len(one.attempts)), clean(_describe_last(one))
         table.add_row(one.id, one.type, one.status, attempts, answer, format_time(one.created_at))
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 def _print_id(delivery: DeliveryView) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from excise.client.errors import ApiError, ClientError
 from excise.estimates.machine import Machine
+from excise.intake.local_files import MAX_TEXT_BYTES, read_file
 from excise.intake.prompt_sets import find_format
 from excise.names import PromptSetFormat, ReportFormat
 from excise.resources.audit import AuditList
@@ -103,7 +104,7 @@ def build_set_name(path: Path) -> str:
 def read_prompt_file(path: Path) -> bytes:
     """Return a file's content. Raises `ClientError`."""
     try:
-        return path.read_bytes()
+        return read_file(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise ClientError(f"{path} cannot be read: {error.strerror}.") from None
 

@@ -61,9 +61,6 @@ _HEADLINES = {
     Verdict.NO_EFFECT: "❌ Excise: the correction has no effect",
 }
 
-_JOINER = "\N{WORD JOINER}"
-"""Invisible character; after it, a name is not a mention and a line is not a GitLab command."""
-
 Clean = Callable[[str], str]
 """Removes secrets from a text."""
 
@@ -345,17 +342,11 @@ def _name(text: str, clean: Clean) -> str:
 
 
 def _tell(text: str, clean: Clean, most: int = RESPONSE_CHARACTERS) -> str:
-    """Return the text as `_escape` does, cut to `most` characters before it is escaped.
+    """Return the text as literal Markdown, cut to `most` characters before it is escaped.
 
     It is cleaned before it is cut: half of a secret is not recognised.
     """
-    return _escape(shorten(clean(text), most), str)
-
-
-def _escape(text: str, clean: Clean) -> str:
-    """Return the text as literal Markdown without mentions, links and commands."""
-    literal = escape_markdown(clean(text)).replace("@", f"@{_JOINER}").replace("#", f"#{_JOINER}")
-    return f"{_JOINER}{literal}" if literal.startswith("/") else literal
+    return escape_markdown(shorten(clean(text), most))
 
 
 def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
@@ -371,7 +362,7 @@ def _render_end(report: Report, options: CommentOptions, clean: Clean) -> str:
 
 def _identify(model: ModelIdentity, clean: Clean) -> str:
     """Return a checkpoint's name, and how its hash begins."""
-    return f"{_name(model.id, clean)} {_escape(clean(model.sha256)[:HASH_CHARACTERS], str)}"
+    return f"{_name(model.id, clean)} {escape_markdown(clean(model.sha256)[:HASH_CHARACTERS])}"
 
 
 def _render_links(options: CommentOptions) -> str:

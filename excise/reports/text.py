@@ -6,6 +6,8 @@ import re
 import unicodedata
 
 _TITLES = {"response_uniqueness": "Response uniqueness (RUR)"}
+_JOINER = "\N{WORD JOINER}"
+"""Invisible character; after it, a name is not a mention and a line is not a GitLab command."""
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -27,10 +29,16 @@ def _visible_character(character: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return `text` as one line of literal Markdown, valid also in a table cell."""
+    """Return `text` as one line of literal Markdown, valid also in a table cell.
+
+    It holds no markup, links, mentions, references to issues, or commands of a comment: GitHub and
+    GitLab find the last three after escapes are resolved, so that a joiner stands in them.
+    """
     line = " ".join(visible_text(text).split())
     escaped = re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", line)
-    return escaped.replace("://", r":\/\/").replace("www.", r"www\.")
+    escaped = re.sub(r"[@#]|[!~$&%](?=\w)", rf"\g<0>{_JOINER}", escaped)
+    literal = escaped.replace("://", r":\/\/").replace("www.", r"www\.")
+    return f"{_JOINER}{literal}" if literal.startswith("/") else literal
 
 
 def code_span(text: str) -> str:

@@ -18,6 +18,7 @@ from excise.cli.output import (
     print_line,
     shown_once,
 )
+from excise.cli.tables import print_table
 from excise.names import KeyScope
 from service.commands.connection import open_database
 from service.errors import ExciseError
@@ -61,7 +62,7 @@ def list_keys(tenant: TenantOption = "default", as_json: JsonOption = False) -> 
     table = Table("id", "name", "begins with", "scopes", "created", "revoked", box=None)
     for row in rows:
         table.add_row(*(clean(_join(value)) for value in row.values()))
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 @app.command("revoke")

@@ -20,6 +20,7 @@ from rich.text import Text
 from excise.cli.jobs import explain_end
 from excise.cli.output import CommandError, ExitCode, build_console, clean
 from excise.cli.progress import format_seconds
+from excise.cli.tables import print_table
 from excise.client import Client
 from excise.names import Split
 from excise.reports import CorrectionReport, read_report
@@ -243,7 +244,7 @@ def show(snippets: Snippets, console: Console) -> None:
     table = Table("base", "corrected", title=clean(snippets.prompt), show_lines=True)
     texts = [str(json.loads(line)["text"]) for line in lines]
     table.add_row(*(Text(clean(text, keep_lines=True)) for text in texts))
-    console.print(table)
+    print_table(table, console)
 
 
 def describe_next_steps(stack: EmbeddedStack) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from excise.cli.connection import JsonOption
 from excise.cli.output import CommandError, build_console, clean, print_done, print_json
+from excise.cli.tables import print_table
 from excise.resources.tenants import Quotas
 from service.artifacts import open_artifact_store
 from service.commands.connection import find_home, open_database
@@ -43,7 +44,7 @@ def list_tenants(as_json: JsonOption = False) -> None:
     table = Table("name", "usage", "quotas of its own", box=None)
     for row in rows:
         table.add_row(clean(str(row["name"])), _join(row["usage"]), _join(row["quotas"]))
-    build_console().print(table)
+    print_table(table, build_console())
 
 
 @app.command("quota")

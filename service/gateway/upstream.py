@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Literal, get_args
 from uuid import uuid4
@@ -46,6 +47,7 @@ _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"'
 # with the start of its line, because text in JSON cannot contain a line break
 _ENDS = (b"\ndata: [DONE]", b"\ndata:[DONE]")
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
+_EVENT_END = re.compile(rb"\n\r?\n")
 _TAIL_BYTES = 2  # of an end, what may have arrived before
 
 
@@ -197,8 +199,9 @@ class UpstreamStream:
         """Yield every event and the end mark. Raises `UpstreamBrokenError` if that is missing."""
         events = self._first
         while events:
-            self._is_over = any(end in b"\n" + events for end in _ENDS)
-            yield events
+            length = _find_end(events)
+            self._is_over = length is not None
+            yield events[:length]
             if self._is_over:
                 return
             try:
@@ -257,6 +260,19 @@ class UpstreamStream:
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
         self._tail = seen[-_TAIL_BYTES:]
+
+
+def _find_end(events: bytes) -> int | None:
+    """Return where the event with the end mark ends, if it is among these whole events.
+
+    What comes after it is no part of the answer.
+    """
+    lines = b"\n" + events
+    marks = [place for end in _ENDS if (place := lines.find(end)) >= 0]
+    if not marks:
+        return None
+    found = _EVENT_END.search(events, min(marks))
+    return found.end() if found else len(events)
 
 
 def rename_model(content: bytes, target: Target) -> bytes:

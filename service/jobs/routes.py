@@ -17,16 +17,13 @@ from service.jobs.views import compute_etag, is_known_etag, summarise_job, view_
 from service.keys.authentication import Reader, Submitter
 from service.keys.operations import Identity
 from service.paging import Paging
-from service.parameters import IN_DIGITS, IN_WORDS, IdempotencyKeyHeader
+from service.parameters import IN_DIGITS, IN_WORDS, IdempotencyKeyHeader, IfNoneMatch
 from service.strict_bodies import StrictJsonRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute)
 
 MAX_EVENT_ID = 9 * 10**18
 """Slightly below the largest 64-bit integer, and exact as a double, as JSON numbers may be."""
-IfNoneMatch = Annotated[
-    str | None, Header(description="An ETag; if it still matches, the answer is 304")
-]
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already"}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _NOT_YET: dict[int | str, dict[str, Any]] = {

@@ -16,6 +16,7 @@ from service.errors import ExciseError, UnauthorizedError
 from service.gateway.upstream import COMPLETION_PATHS
 from service.keys.operations import Identity, authenticate, hash_key
 from service.middleware import get_path, is_api_path
+from service.parameters import require_single
 from service.problems import DATABASE_OUTAGES, build_outage_response, build_problem_response
 
 bearer = HTTPBearer(auto_error=False, description="An Excise API key, `exc_…`.")
@@ -46,8 +47,9 @@ class Authentication:
     async def _identify(self, scope: Scope) -> Identity:
         """Return the owner of a request's key; keys for calling models are cached for a moment.
 
-        Raises `UnauthorizedError`.
+        Raises `UnauthorizedError`, and `InvalidRequestError` for headers that are given twice.
         """
+        require_single(Headers(scope=scope))
         secret = _read_secret(scope)
 
         async def load() -> Identity:

@@ -25,10 +25,11 @@ from excise.resources.serving import (
 from service.context import AppContext, Context
 from service.jobs.routes import MAX_EVENT_ID
 from service.jobs.streaming import Download
+from service.jobs.views import is_known_etag
 from service.keys.authentication import Publisher, Reader
 from service.keys.operations import Identity
 from service.paging import Paging
-from service.parameters import IN_DIGITS, IdempotencyKeyHeader
+from service.parameters import IN_DIGITS, IdempotencyKeyHeader, IfNoneMatch
 from service.serving import aliases, repository, versions
 from service.serving.publishing import publish_job
 from service.serving.views import view_alias, view_event, view_pool, view_version
@@ -127,19 +128,26 @@ def list_version_events(
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
             },
         },
+        304: {"description": "`If-None-Match` has its ETag"},
         409: {"description": "It has not been built yet"},
     },
 )
-def get_version_file(version_id: str, name: str, context: Context, reader: Reader) -> Response:
+def get_version_file(
+    version_id: str,
+    name: str,
+    context: Context,
+    reader: Reader,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """Get one of a version's files, as PEFT and vLLM read it."""
     with context.database.transaction() as session:
         sha256 = versions.get_file(session, reader.tenant_id, version_id, name)
-    headers = {
-        "ETag": f'"{sha256}"',
-        "X-Content-SHA256": sha256,
-        "Content-Disposition": f'attachment; filename="{name}"',
-        "Content-Length": str(context.artifacts.size(sha256)),
-    }
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "X-Content-SHA256": sha256}
+    if is_known_etag(etag, if_none_match):
+        return Response(status_code=304, headers=headers)
+    headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    headers["Content-Length"] = str(context.artifacts.size(sha256))
     return Download(context, sha256, "application/octet-stream", headers)
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from excise.cli.group import degrade_output
+from excise.cli.group import OrderlyGroup
 from excise.cli.output import clean, print_aside, print_json, printed_after_work
-from excise.logs import configure_console_logging
+from excise.intake.local_files import MAX_PATCH_BYTES, read_file
 from excise.names import ExportForm, GateOutcome
 from service.errors import ExciseError
 
@@ -87,7 +87,7 @@ def apply_command(
     from workers.pruning.patch import apply_patch
 
     with _reported_errors():
-        loaded = _check_verdict(patch.read_bytes(), rejected=rejected)
+        loaded = _check_verdict(read_file(patch, MAX_PATCH_BYTES), rejected=rejected)
         left_out = apply_patch(loaded, base, output)
     with printed_after_work(output):
         typer.echo(f"wrote {output}: {len(loaded.selection)} {loaded.granularity}s changed")
@@ -107,7 +107,7 @@ def revert_command(
     from workers.pruning.patch import parse_patch, revert_patch
 
     with _reported_errors():
-        loaded = parse_patch(patch.read_bytes())
+        loaded = parse_patch(read_file(patch, MAX_PATCH_BYTES))
         left_out = revert_patch(loaded, corrected, output)
     with printed_after_work(output):
         typer.echo(f"wrote {output}: the base, bit for bit")
@@ -129,7 +129,7 @@ def inspect_command(
     from workers.pruning.patch import parse_patch
 
     with _reported_errors():
-        loaded = parse_patch(patch.read_bytes())
+        loaded = parse_patch(read_file(patch, MAX_PATCH_BYTES))
     for line in _describe_patch(loaded, every=every):
         typer.echo(clean(line))  # the patch is untrusted, and names can be any text
 
@@ -139,7 +139,7 @@ def _read_job_report(file: Path) -> JobReport:
     from excise.reports.gate_run import GateReport
     from excise.reports.reading import read_report
 
-    report = read_report(file.read_bytes())
+    report = read_report(read_file(file))
     if isinstance(report, GateReport):
         raise ValueError(f"{file} is from excise gate; give the report.json of the patch's job")
     return report
@@ -254,7 +254,7 @@ def export_command(
     from workers.publishing.exporting import Export, export_correction
 
     with _reported_errors():
-        content = patch.read_bytes()
+        content = read_file(patch, MAX_PATCH_BYTES)
         _check_verdict(content, rejected=rejected)
         done = export_correction(
             Export(
@@ -393,9 +393,9 @@ def estimate_command(
 
 def main() -> None:
     """Run the worker's commands alone: `python -m workers.commands.app models fetch …`."""
-    degrade_output()
-    configure_console_logging()
-    app = typer.Typer(no_args_is_help=True)
+    app = typer.Typer(
+        cls=OrderlyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
     app.add_typer(patch_commands, name="patch")
     app.add_typer(model_commands, name="models")
     app.command("export")(export_command)

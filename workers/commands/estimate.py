@@ -15,6 +15,7 @@ from excise.estimates.machine import Machine
 from excise.estimates.prompts import JobSets, SetSize
 from excise.estimates.shape import ModelShape
 from excise.intake.json_documents import load_json
+from excise.intake.local_files import MAX_TEXT_BYTES, read_file
 from excise.intake.prompt_sets import find_format, parse_prompts
 from excise.specs import CorrectionSpec
 from excise.specs.complaints import describe_complaints
@@ -78,7 +79,7 @@ def _load_correction(path: Path) -> CorrectionSpec:
 
 
 def _count(path: Path) -> SetSize:
-    content = path.read_bytes()
+    content = read_file(path, MAX_TEXT_BYTES)
     found = parse_prompts(content, find_format(path))
     return SetSize.of_file(len(found), len(content))
 
@@ -86,7 +87,7 @@ def _count(path: Path) -> SetSize:
 def _load_config(name: str, model: Path | None) -> Mapping[str, Any]:
     place = find_checkpoint(name) if model is None else model
     path = place / "config.json" if place.is_dir() else place
-    config: Any = load_json(path.read_bytes())
+    config: Any = load_json(read_file(path))
     if not isinstance(config, Mapping):
         raise EstimateError(f"{path} does not hold a JSON object. Give a checkpoint's config.json.")
     return config
@@ -95,4 +96,4 @@ def _load_config(name: str, model: Path | None) -> Mapping[str, Any]:
 def _find_machine(path: Path | None, device: str) -> Machine:
     if path is None:
         return measure_machine(device)
-    return Machine.model_validate_json(path.read_bytes())
+    return Machine.model_validate_json(read_file(path))

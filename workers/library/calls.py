@@ -18,6 +18,7 @@ from excise.estimates.estimate import Estimate, Question
 from excise.estimates.estimate import estimate as estimate_on
 from excise.estimates.prompts import JobSets
 from excise.estimates.shape import ModelShape
+from excise.intake.local_files import MAX_PATCH_BYTES, read_file
 from excise.names import JobFile
 from excise.reports.circuit import CircuitReport
 from excise.reports.common import JobReport
@@ -245,4 +246,4 @@ def _as_fields(value: Texts | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(patch: bytes | str | Path) -> bytes:
-    return patch if isinstance(patch, bytes) else Path(patch).read_bytes()
+    return patch if isinstance(patch, bytes) else read_file(Path(patch), MAX_PATCH_BYTES)

@@ -180,6 +180,9 @@ def test_an_idempotency_key_gives_the_first_job(client: TestClient) -> None:
     for bad in ("", "a" * 256, "\t"):
         response = client.post("/v1/jobs", json=spec, headers={"Idempotency-Key": bad})
         assert response.status_code == 422
+    twice = client.post("/v1/jobs", json=spec, headers=[*key.items(), ("idempotency-key", "b")])
+    assert twice.status_code == 422
+    assert twice.json()["error"]["param"] == "Idempotency-Key"
 
 
 def test_concurrent_duplicates_give_one_job(

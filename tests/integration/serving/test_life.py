@@ -246,7 +246,12 @@ def test_a_job_of_a_revoked_key_is_not_published(
 def test_files_are_downloaded_by_name(stage: Stage, client: httpx.Client, tenant: str) -> None:
     version_id = stage.publish(client, tenant, "one")
     path = f"/v1/versions/{version_id}/files"
-    assert client.get(f"{path}/adapter_model.safetensors").content[8:] == b"one"
+    found = client.get(f"{path}/adapter_model.safetensors")
+    assert found.content[8:] == b"one"
+    known = {"If-None-Match": found.headers["ETag"]}
+    again = client.get(f"{path}/adapter_model.safetensors", headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["ETag"] == found.headers["ETag"]
     for name in ("nothing.json", "..%2f..%2fetc%2fpasswd", "%2e%2e"):
         assert client.get(f"{path}/{name}").status_code == 404
     with stage.connect("somebody-else", "submit") as stranger:

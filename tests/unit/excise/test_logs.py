@@ -69,6 +69,14 @@ def test_no_part_of_a_line_holds_a_key(around: str) -> None:
     assert "kkkkkkkk" not in PlainFormatter().format(record)
 
 
+def test_a_terminal_obeys_no_line_for_people() -> None:
+    text = "kept\x1b[2J \x9b1A figures\n::error::forged ##[stop]"
+    expected = "kept [2J  1A figures\n: :error::forged ## [stop]"
+    assert PlainFormatter().format(build_record(text)) == f"info: {expected}"
+    assert describe_line(JsonFormatter().format(build_record(text))) == f"info: {expected}"
+    assert describe_line(text) == expected
+
+
 def test_the_fields_of_process_task_and_record_are_in_the_line() -> None:
     with log_fields(request_id="r1"):
         line = format_json(build_record("m", job_id="j1"), worker="w1")

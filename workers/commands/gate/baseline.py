@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from excise.intake.local_files import read_file
 from excise.reports import read_report
 from excise.reports.gate_run import GateReport
 from excise.reports.reading import ReportError
@@ -21,7 +22,7 @@ def load_baseline(path: Path) -> GateReport:
     """
     file = path / JSON_NAME if path.is_dir() else path
     try:
-        found = read_report(file.read_bytes())
+        found = read_report(read_file(file))
     except OSError as error:
         raise GateConfigError(
             f"--baseline: cannot read {file}: {error.strerror}; name the folder of an earlier run, "

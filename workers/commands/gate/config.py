@@ -9,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from excise.intake.duplicates import DuplicateKeyError
+from excise.intake.local_files import read_file
 from excise.intake.yaml_documents import AmbiguousNumberError, load_yaml
 from excise.names import ComputeDtype, GatedSet
 from excise.patterns.searching import BusyError, Expression, PatternError, check_expression
@@ -71,11 +72,9 @@ class GateConfig(GatesSpec):
 def load_config(path: Path) -> GateConfig:
     """Return the configuration in the YAML file at `path`. Raises `GateConfigError`."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_CONFIG_BYTES)
     except OSError as error:
         raise GateConfigError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > MAX_CONFIG_BYTES:
-        raise GateConfigError(f"{path} is over {MAX_CONFIG_BYTES} bytes; shorten it")
     try:
         document: Any = load_yaml(content)
     except (DuplicateKeyError, AmbiguousNumberError) as error:

@@ -30,3 +30,14 @@ class OutputNotClearedError(OSError):
             f"{folder} cannot be cleared ({why}): gate.json, gate.md and gate.xml of an earlier "
             "run may remain there, and say nothing of this one. Give another --output."
         )
+
+
+class OutputNotWritableError(OSError):
+    """Nothing can be written to the output folder; found before anything is measured."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        """`why` is what the system says."""
+        super().__init__(
+            f"nothing can be written to {folder} ({why}), so nothing was measured. Free some "
+            "space there, or give another --output."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from excise.intake.local_files import MAX_TEXT_BYTES, read_file
 from excise.intake.prompt_sets import Prompt, PromptSetError, find_format, parse_prompts
 from excise.specs.gates import ZeroShotGateSpec
 from workers.commands.gate.errors import GateConfigError
@@ -47,7 +48,7 @@ class GateFiles:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise GateConfigError(
             f"cannot read {path}: {error.strerror}. Files are looked for beside the configuration "

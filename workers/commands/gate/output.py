@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from excise.whole_files import write_whole
-from workers.commands.gate.errors import OutputNotClearedError
+from excise.whole_files import require_writable, write_whole
+from workers.commands.gate.errors import OutputNotClearedError, OutputNotWritableError
 
 JSON_NAME, MARKDOWN_NAME, JUNIT_NAME = "gate.json", "gate.md", "gate.xml"
 NAMES = (JSON_NAME, MARKDOWN_NAME, JUNIT_NAME)
@@ -25,6 +25,14 @@ def clear_output(folder: Path) -> None:
             failure = error
     if failure is not None:
         raise OutputNotClearedError(folder, failure.strerror or str(failure)) from failure
+
+
+def check_output(folder: Path) -> None:
+    """Raise `OutputNotWritableError` where the files could not be written; leave nothing there."""
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise OutputNotWritableError(folder, error.strerror or str(error)) from error
 
 
 def write_output(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -15,6 +15,7 @@ from workers.commands.gate.output import (
     JUNIT_NAME,
     MARKDOWN_NAME,
     NAMES,
+    check_output,
     clear_output,
     write_output,
 )
@@ -58,6 +59,7 @@ def run_gate(run: GateRun, say: Callable[[str], None]) -> GateReport:
     from workers.commands.gate.config import load_config
 
     config = load_config(run.config)
+    check_output(run.output)
     from workers.commands.gate.baseline import add_comparison, load_baseline
     from workers.commands.gate.cache import FigureCache
     from workers.commands.gate.compare import build_files, compare_checkpoints

@@ -60,6 +60,21 @@ def test_a_spec_that_no_request_can_hold_is_refused_by_its_field(
     assert (service.uploads, service.specs) == ([], [])
 
 
+@pytest.mark.parametrize("command", [("submit", "--wait"), ("ci", "job")])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_job(
+    service: FakeService,
+    url: str,
+    spec: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    result = run(*command, spec, "--output", "/proc/out", "--url", url)
+    assert result.exit_code == 1
+    assert "Nothing can be written to /proc/out: " in result.stderr
+    assert service.specs == []
+
+
 @pytest.mark.parametrize("command", ["submit", "watch", "report"])
 def test_a_folder_holds_the_files_of_one_job(
     service: FakeService, url: str, spec: Path, tmp_path: Path, command: str
@@ -487,6 +502,41 @@ def test_progress_that_nobody_reads_leaves_the_verdict(
         done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=full)
     assert done.returncode == code
     assert json.loads(done.stdout)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "as_json", "reader"),
+    [
+        ("passed", 0, ["--json"], "none"),
+        ("rejected", 100, ["--json"], "full disk"),
+        ("no_effect", 100, [], "none"),
+        ("passed", 0, [], "full disk"),
+    ],
+)
+def test_a_result_that_nobody_reads_leaves_the_verdict(
+    url: str,
+    service: FakeService,
+    spec: Path,
+    verdict: str,
+    code: int,
+    as_json: list[str],
+    reader: str,
+) -> None:
+    service.verdict = verdict
+    output = os.open("/dev/full", os.O_WRONLY)
+    if reader == "none":
+        left, right = os.pipe()
+        os.close(left)
+        os.dup2(right, output)
+        os.close(right)
+    command = [sys.executable, "-c", "from excise.cli.app import app; app()"]
+    arguments = ["submit", str(spec), "--wait", *as_json, "--url", url]
+    try:
+        done = subprocess.run([*command, *arguments], stdout=output, stderr=subprocess.PIPE)
+    finally:
+        os.close(output)
+    assert done.returncode == code
+    assert (b"excise report job_1" in done.stderr) == bool(as_json)
 
 
 def test_no_file_gets_the_number_of_a_closed_output(tmp_path: Path) -> None:

@@ -98,6 +98,13 @@ def test_a_line_says_units_and_what_is_left(
     assert show(progress._Lines, job, clock) == line
 
 
+@pytest.mark.parametrize("kind", [progress._Lines, progress._Bars])
+def test_the_name_of_a_stage_is_text(kind: Any, clock: SimpleNamespace) -> None:
+    shown = show(kind, build_job(name="[red]sea[/red]\a[/b]rch"), clock)
+    assert "[red]sea[/red] [/b]rch" in shown
+    assert "\a" not in shown
+
+
 def test_bars_say_the_same(clock: SimpleNamespace) -> None:
     shown = show(progress._Bars, build_job(message="30 of 52 [responses]"), clock)
     assert "34%" in shown

@@ -201,6 +201,15 @@ def test_a_text_that_looks_like_the_end_mark_is_not_the_end() -> None:
     assert read([text, EVENTS, END]) == expected
 
 
+@pytest.mark.parametrize("ending", [END, b"data:[DONE]\r\n\r\n", b"data: [DONE]\nid: 1\n\n"])
+@pytest.mark.parametrize("after", [b"HTTP/1.1 200 OK\r\n\r\n", EVENTS, EVENTS + END])
+def test_nothing_after_the_end_mark_is_passed_on(ending: bytes, after: bytes) -> None:
+    expected = EVENTS.replace(b"mv_1.abcd", b"mv_1") + ending
+    assert read([EVENTS + ending + after]) == expected
+    assert read([EVENTS, ending + after, after]) == expected
+    assert read([ending + after]) == ending
+
+
 @pytest.mark.parametrize("breaks", [True, False])
 def test_a_stream_without_its_end_mark_is_broken(breaks: bool) -> None:
     with pytest.raises(UpstreamBrokenError):

@@ -406,6 +406,40 @@ def whole_app() -> typer.Typer:
     return app
 
 
+ALONE = """
+import os, sys, tempfile
+from types import SimpleNamespace
+from workers.commands import app
+
+def fetch(name, folder):
+    with tempfile.TemporaryDirectory(dir="."):
+        EVENT
+    return folder
+
+stand_in = SimpleNamespace(fetch_embedded_checkpoint=fetch)
+sys.modules["workers.fetching.checkpoints"] = stand_in  # without torch
+app.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments", "code", "words"),
+    [
+        ("os.kill(os.getpid(), 15)", ["models", "fetch", "m"], 143, "terminated\n"),
+        ("raise KeyError('x')", ["models", "fetch", "m"], 1, "error: KeyError: 'x' (EXCISE_DEBUG"),
+        ("pass", ["models", "fetch"], 1, "error: Missing argument"),
+    ],
+)
+def test_the_commands_alone_end_as_those_of_excise(
+    tmp_path: Path, event: str, arguments: list[str], code: int, words: str
+) -> None:
+    program = [sys.executable, "-c", ALONE.replace("EVENT", event), *arguments]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_commands_import_no_torch_before_they_run() -> None:
     program = "import sys, workers.commands.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from excise.names import Granularity
+from excise.names import GateOutcome, Granularity
 from excise.reports.common import ModelIdentity
 from excise.reports.correction import CorrectionReport, Leftover, PatchSummary, SplitEffect
+from excise.reports.gate_run import GateReport
 from excise.reports.token_limits import TokenLimitUse
 from tests.unit.workers.reports.reports import (
     HOSTILE,
@@ -40,6 +41,7 @@ from workers.reports.correction import (
     render_json,
     render_markdown,
 )
+from workers.reports.gate_run import render_gate_markdown
 
 
 class Page(HTMLParser):
@@ -393,6 +395,38 @@ def test_hostile_text_is_shown_and_does_nothing():
     assert CorrectionReport.model_validate(json.loads(render_json(hostile(HOSTILE)))) == hostile(
         HOSTILE
     )
+
+
+POINTING = "@team #1 a!1 [x](http://evil.example) ![y](//evil.example/z) www.evil.example /close"
+
+
+def find_pointing(markdown: str) -> list[str]:
+    """What a forge would make of the text outside of code: links, images, mentions, references."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    inner = [child for token in tokens for child in token.children or []]
+    text = "".join(child.content for child in inner if child.type == "text")
+    found = [child.type for child in inner if child.type in {"link_open", "image"}]
+    return found + re.findall(r"@team|#1|!1|^/close", text)
+
+
+def test_no_text_mentions_anybody_or_leads_anywhere():
+    pointing = render_markdown(hostile(POINTING)), render_markdown(hostile("/close @team"))
+    gates = [unmeasured_gate(name=POINTING, sentence=POINTING, unmeasured=POINTING, note=POINTING)]
+    identity = ModelIdentity(id=POINTING, sha256=POINTING)
+    judged = GateReport(
+        outcome=GateOutcome.GATES_NOT_MET,
+        model=identity,
+        against=identity,
+        gates=gates,
+        not_asked=[],
+        dtype="float32",
+        seed=0,
+        versions={POINTING: POINTING},
+        notes=[POINTING],
+    )
+    for text in (*pointing, render_gate_markdown(judged).decode()):
+        assert "team" in text
+        assert find_pointing(text) == []
 
 
 @settings(max_examples=40, deadline=None)

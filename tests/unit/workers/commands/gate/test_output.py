@@ -19,8 +19,9 @@ from excise.reports.token_limits import TokenLimitUse, describe_token_limits
 from excise.reports.wording import describe_gate
 from tests.unit.workers.reports.reports import ability
 from workers.commands.gate import output
-from workers.commands.gate.errors import OutputNotClearedError
+from workers.commands.gate.errors import OutputNotClearedError, OutputNotWritableError
 from workers.commands.gate.output import NAMES, clear_output, write_output
+from workers.commands.gate.run import GateRun, run_gate
 from workers.gates.abilities import judge_abilities
 from workers.reports.gate_examples import GateExample
 from workers.reports.gate_run import (
@@ -190,6 +191,24 @@ def test_nothing_is_left_when_one_file_cannot_be_written(
     with pytest.raises(OSError, match="disk full"):
         write_output(tmp_path, FILES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_full_disk_is_found_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "gate.yaml").write_text("kl: {prompts: text.txt}\n")
+    folder = tmp_path / "deep" / "out"
+    if exists:
+        folder.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputNotWritableError, match=f"{folder} .*No space left.*--output"):
+        run_gate(GateRun("nowhere", "nowhere", tmp_path / "gate.yaml", folder), print)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kept", NAMES)
