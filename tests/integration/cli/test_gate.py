@@ -168,7 +168,7 @@ def test_a_checkpoint_compared_with_itself_passes(workplace: Workplace, tmp_path
     assert found(tmp_path) == NAMES
     report = json.loads((tmp_path / "gate.json").read_text())
     assert report["outcome"] == "passed"
-    assert report["not_asked"] == ["contrast_refusal"]
+    assert report["not_asked"] == ["contrast_refusal", "responses"]
     assert set(cases(tmp_path)) == {entry["name"] for entry in report["gates"]}
     assert not list(ElementTree.parse(tmp_path / "gate.xml").iter("failure"))
     assert "NOT MET" not in result.stdout
