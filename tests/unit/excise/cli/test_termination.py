@@ -15,7 +15,7 @@ from excise.cli.termination import Terminated, ending_in_order
 
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 PROGRAM = """
-import os, tempfile
+import os, signal, tempfile
 from pathlib import Path
 from excise.cli import installation
 from excise.cli.app import app
@@ -26,6 +26,7 @@ def find_version():
         Path("whole").touch()
 
 installation.find_version = find_version
+signal.signal(NUMBER, signal.SIG_DFL)  # tests may be started with it ignored
 app()
 """
 
