@@ -52,7 +52,7 @@ PROMPTS = 32
 ANSWER_TOKENS = 16
 LONG_LINE = 200
 """Characters from which a line of text is long enough for a prompt."""
-ROW_WEIGHTS = 8
+ROW_WEIGHTS = 128
 """Weights that are removed on each row."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM 0.32 takes for --max-lora-rank."""
