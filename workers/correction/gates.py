@@ -81,9 +81,12 @@ def measure_attained(behaviour: Behaviour, before: Responses, after: Responses) 
     """
     if not before:
         return 0.0
-    improvements = [_Improvement(behaviour, scorer) for scorer in range(len(behaviour.scorers))]
-    effects = [own.compute_effect(own.of(before), own.of(after)) for own in improvements]
-    effect = sorted(effects, reverse=True)[: behaviour.agreeing][-1]
+    demand = _Demand(
+        EFFECT_GATES["effect"],
+        lambda own: own.compute_effect(own.of(before), own.of(after)),
+        behaviour.min_effect,
+    )
+    (effect,) = _agree(behaviour, [demand])
     attained = effect / min(ENOUGH * behaviour.min_effect, 1.0)
     if behaviour.max_remaining is None:
         return attained

@@ -26,14 +26,7 @@ from workers.correction.common_words import find_common_words
 from workers.correction.results import PromptOutcome, Response, Responses
 from workers.correction.samples import build_held_out_sample
 from workers.scorers.phrases import PhraseScorer
-from workers.words import (
-    AFTER_SIGN,
-    LETTER,
-    SIGN,
-    is_sign,
-    join_words,
-    normalise,
-)
+from workers.words import AFTER_SIGN, LETTER, SIGN, is_sign, join_words, normalise
 
 SIGNIFICANCE = 0.05
 """Family-wise significance level: largest probability that chance alone puts anything in a list.

@@ -10,10 +10,7 @@ from pydantic import Field
 from excise.names import Direction
 from excise.reports.model import ReportModel
 from workers.abilities.state import Abilities
-from workers.measuring.responses import (
-    ResponseFigures,
-    compute_response_figures,
-)
+from workers.measuring.responses import ResponseFigures, compute_response_figures
 
 
 class Unmeasured(ReportModel):
