@@ -13,6 +13,7 @@ from excise.cli.output import CommandError
 from service.audit.origin import as_operator
 from service.database import Database
 from service.embedded import read_running_stack
+from service.errors import ExciseError
 
 
 def find_home() -> Path:
@@ -37,7 +38,10 @@ def find_database_url() -> str:
 
 @contextmanager
 def open_database() -> Iterator[Database]:
-    """Open the database for commands that use it directly. Raises `CommandError`."""
+    """Open the database for commands that use it directly.
+
+    Raises `CommandError`, also in place of an `ExciseError` of what is done with it.
+    """
     try:
         database = Database(find_database_url(), pool_size=1, max_overflow=0)
         try:
@@ -45,6 +49,8 @@ def open_database() -> Iterator[Database]:
                 yield database
         finally:
             database.dispose()
+    except ExciseError as error:
+        raise CommandError(error.message) from None
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise CommandError(

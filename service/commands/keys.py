@@ -21,7 +21,6 @@ from excise.cli.output import (
 from excise.cli.tables import print_table
 from excise.names import KeyScope
 from service.commands.connection import open_database
-from service.errors import ExciseError
 from service.keys import operations, repository
 from service.models import ApiKey, Tenant
 
@@ -75,10 +74,7 @@ def revoke_key(
         tenant_id = session.scalar(select(Tenant.id).where(Tenant.name == tenant))
         if tenant_id is None:
             raise CommandError(f"There is no tenant {tenant!r}.", param="tenant")
-        try:
-            operations.revoke_key(session, tenant_id, key_id)
-        except ExciseError as error:
-            raise CommandError(error.message) from None
+        operations.revoke_key(session, tenant_id, key_id)
     print_done(f"revoked {key_id}")
 
 

@@ -16,7 +16,6 @@ from excise.cli.tables import print_table
 from excise.resources.tenants import Quotas
 from service.artifacts import open_artifact_store
 from service.commands.connection import find_home, open_database
-from service.errors import ExciseError
 from service.models import Tenant
 from service.tenants import operations, repository
 
@@ -58,11 +57,7 @@ def set_quota(
     """Set a tenant's own quotas."""
     wanted = dict(_parse_change(change) for change in changes)
     with open_database() as database, database.transaction() as session:
-        tenant_id = _find(session, name).id
-        try:
-            operations.set_quotas(session, tenant_id, wanted)
-        except ExciseError as error:
-            raise CommandError(error.message) from None
+        operations.set_quotas(session, _find(session, name).id, wanted)
     print_done(f"{name}: {', '.join(changes)}")
 
 
@@ -80,10 +75,7 @@ def delete_tenant(
     with open_database() as database:
         with database.transaction() as session:
             tenant_id = _find(session, name).id
-        try:
-            operations.delete_tenant(database, store, tenant_id)
-        except ExciseError as error:
-            raise CommandError(error.message) from None
+        operations.delete_tenant(database, store, tenant_id)
     print_done(f"deleted {name}")
 
 
