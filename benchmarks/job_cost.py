@@ -97,6 +97,7 @@ def run_job(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak": read_peak(),
         "peaks": found.context.peaks,
         "stored": found.stored,
+        "published": found.context.published,
         "pruned": found.most_pruned,
         "seconds": found.context.load_stage_seconds(),
     }
@@ -160,12 +161,13 @@ def show(name: str, found: Mapping[str, Any]) -> None:
     weights = found["weights"]
     peaks = ", ".join(f"{stage} {peak / weights:.2f}" for stage, peak in found["peaks"].items())
     seconds = ", ".join(f"{stage} {spent:.0f}" for stage, spent in found["seconds"].items())
-    stored = found["stored"] / max(1, found["pruned"])
+    stored, published = (found[key] / max(1, found["pruned"]) for key in ("stored", "published"))
     print(f"{name}: {weights / 2**20:.0f} MiB of weights, within {found['limit']}")
     print(f"  peak resident ÷ weights {found['peak'] / weights:.2f} (goal {GOALS[name]}): {peaks}")
     print(
         f"  artifact bytes ÷ pruned weight {stored:.0f} (goal {BYTES_GOAL}): "
-        f"{found['stored']} bytes, {found['pruned']} weights"
+        f"{found['stored']} bytes, {found['pruned']} weights; {published:.0f} when results of "
+        "stages have expired"
     )
     print(f"  seconds: {seconds}; {found['verdict']}", flush=True)
 

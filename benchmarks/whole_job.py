@@ -23,6 +23,7 @@ from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import MemoryContext, Silence
 from workers.library.inputs import CorrectionCallInputs
 from workers.library.sets import Sets
+from workers.models.heap import map_large_blocks
 from workers.models.quiet import quiet_transformers
 from workers.progress import Progress
 from workers.stages.context import StageOutput
@@ -46,6 +47,8 @@ class StoringContext(MemoryContext):
         self._saved: dict[tuple[str, str], str] = {}
         self.outputs: dict[str, bytes] = {}
         self.peaks: dict[str, int] = {}
+        self.published = 0
+        """Bytes of the files that stay when the results of stages expire."""
 
     def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Progress], bytes]
@@ -81,6 +84,7 @@ class StoringContext(MemoryContext):
         """Store a file."""
         super().publish_file(name, data, media_type)
         self._store.put_bytes(data)
+        self.published += len(data)
 
 
 def tell_elapsed() -> Callable[[str], None]:
@@ -162,6 +166,7 @@ def run_whole_job(
     `fields` are the fields of its spec, with the texts themselves in place of sets; `report` is
     called for every stage.
     """
+    map_large_blocks()  # as the child process of a worker does
     sets = Sets()
     described = {
         **sets.file_lists(fields),

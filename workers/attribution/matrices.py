@@ -66,12 +66,10 @@ class WholeMatrix:
             total = total[expert]
         inputs, gradient = raise_to(inputs, statistic), raise_to(gradient, statistic)
         left, right = (inputs, gradient) if is_transposed(self.module) else (gradient, inputs)
-        if left.device == total.device and left.dtype == right.dtype == torch.float32:
-            total.addmm_(left.T, right)
-        elif left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
             total.add_(torch.mm(left.T, right, out_dtype=torch.float32))
         else:
-            total.add_(left.float().T @ right.float())
+            total.addmm_(left.float().T, right.float())
 
 
 class ChosenPlaces:

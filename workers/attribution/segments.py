@@ -1,15 +1,16 @@
 """Relevance of all single weights, one segment of layers at a time, from the top down.
 
 The sums for single weights are as large as the model, for each question. Therefore they are
-computed for a few layers at a time. One pass through the model keeps the input of each segment, and
-the segment above yields the gradient at its output. A single segment is an ordinary pass; any
-larger number of segments costs one additional forward pass in total.
+computed for a few layers at a time. One pass through the model keeps the inputs of some segments,
+from which those of the segments above are computed again when their turn comes; the segment above
+yields the gradient at a segment's output. A single segment is an ordinary pass; any larger number
+of segments costs two additional forward passes in total at most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -54,7 +55,7 @@ SUM_BYTES = 4
 
 MODEL_SHARE = 0.25
 """The sums of one segment may take at most this share of the model's bytes. More segments cost at
-most one forward pass, and the model itself should be what decides whether a job fits in memory.
+most two forward passes, and the model itself should be what decides whether a job fits in memory.
 Chosen by hand."""
 
 FREE_SHARE = 0.5
@@ -77,12 +78,13 @@ class Reading:
 def count_segments(loaded: LoadedModel, asked: Sequence[Attribution]) -> int:
     """Return the smallest number of segments whose sums fit in memory, at most one per layer."""
     weights = sum(loaded.count_components(Granularity.WEIGHT).values())
-    needed = weights * sum(SUM_BYTES * len(own.kept_statistics) for own in asked)
+    one_layer = weights * sum(SUM_BYTES * len(own.kept_statistics) for own in asked) / loaded.layers
     parameters = set(loaded.model.parameters())
     model = sum(own.numel() * own.element_size() for own in parameters)
     free = min(map(find_free_memory, {own.device for own in parameters}))
     allowed = max(1.0, min(MODEL_SHARE * model, FREE_SHARE * free))
-    return min(max(1, math.ceil(needed / allowed)), loaded.layers)
+    layers_at_once = max(1, int(allowed / max(one_layer, 1)))
+    return math.ceil(loaded.layers / layers_at_once)
 
 
 def cut_layers(layers: int, segments: int) -> tuple[range, ...]:
@@ -95,6 +97,18 @@ def cut_layers(layers: int, segments: int) -> tuple[range, ...]:
     return tuple(range(ends[number], ends[number + 1]) for number in reversed(range(count)))
 
 
+def choose_anchors(starts: Sequence[int]) -> frozenset[int]:
+    """Return the boundaries at which hidden states are kept from the first pass on.
+
+    They are the lowest boundary and each k-th above it, where k is the square root of their number,
+    rounded up: k states are computed again at a time, so that about 2k are held, not k²
+    (Griewank and Walther, "Algorithm 799: revolve", 2000; Chen et al., arXiv 1604.06174,
+    section 3).
+    """
+    ascending = sorted(starts)
+    return frozenset(ascending[:: max(1, math.ceil(math.sqrt(len(ascending))))])
+
+
 def sum_in_segments(
     loaded: LoadedModel,
     asked: Sequence[Attribution],
@@ -104,8 +118,9 @@ def sum_in_segments(
 ) -> Iterator[tuple[RelevanceSums, ...]]:
     """Yield, for each segment, the sums of its weights over the readings, one per attribution.
 
-    Memory holds the sums of one segment, one hidden state per token and segment boundary, and one
-    gradient per token and question. `segments` are those of `cut_layers`, without any that are
+    Memory holds the sums of one segment, one hidden state per token at each of the boundaries that
+    `choose_anchors` returns and within one gap between them, and one gradient per token and
+    question. `segments` are those of `cut_layers`, without any that are
     finished already. `run.advance` is called with the number of samples in each finished batch,
     once per segment. Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`,
     `SampleTooLargeError`.
@@ -194,7 +209,9 @@ class _Kept:
 
     batch: TokenBatch
     states: Mapping[int, torch.Tensor]
-    """First layer of each segment to come → its input `(sample, token, hidden)`, on the CPU."""
+    """First layer of a segment to come → its input `(sample, token, hidden)`, on the CPU.
+
+    Those of the lowest segment and some others are there; see `choose_anchors`."""
     gradients: tuple[torch.Tensor, ...]
     """One gradient per question, at the output of the next segment, on the CPU."""
     calls: Mapping[int, Call] | None
@@ -247,7 +264,7 @@ class _Descent:
         self._loaded = loaded
         self._asked = asked
         self._composite = COMPOSITES[asked[0].attributor.value]
-        self._starts = starts
+        self._starts = frozenset(starts)
         self._run = run
         self._blocks = [
             loaded.model.get_submodule(f"{loaded.family.layers}.{layer}")
@@ -296,7 +313,8 @@ class _Descent:
             self._run.advance(len(one.sample_indices))
 
     def _run_model(self, batch: TokenBatch, segment: range, results: Questions) -> _Kept:
-        entrance = _Entrance(self._blocks, segment.start, self._starts)
+        below = [start for start in self._starts if start < segment.start]
+        entrance = _Entrance(self._blocks, segment.start, choose_anchors(below))
         with hooked(entrance.list_hooks()):
             states, find_directions = predict(self._loaded, batch)
 
@@ -309,13 +327,11 @@ class _Descent:
 
     def _run_segment(self, kept: _Kept, segment: range, results: Questions) -> _Kept:
         calls = kept.calls if kept.calls is not None else self._read_calls(kept.batch)
-        states = dict(kept.states)
+        states = self._restore(kept.states, segment.start, calls)
         leaf = states.pop(segment.start).to(self._loaded.device).detach()
         hidden = leaf.requires_grad_(segment.start > 0)
         for layer in segment:
-            arguments, keywords = calls[layer]
-            output = self._blocks[layer](hidden, *arguments, **keywords)
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = self._run_layer(layer, hidden, calls)
 
         def find_gradient(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             return hidden, kept.gradients[number].to(hidden.device)
@@ -345,9 +361,34 @@ class _Descent:
         return tuple(gradients)
 
     @torch.no_grad()
+    def _restore(
+        self, kept: Mapping[int, torch.Tensor], start: int, calls: Mapping[int, Call]
+    ) -> dict[int, torch.Tensor]:
+        """Return the states kept, with those at layer `start` and at boundaries passed on the way.
+
+        The layers from the nearest state below are run again where the state is not kept.
+        """
+        states = dict(kept)
+        below = max(layer for layer in states if layer <= start)
+        hidden = states[below].to(self._loaded.device)
+        for layer in range(below, start):
+            hidden = self._run_layer(layer, hidden, calls)
+            if layer + 1 in self._starts:
+                states[layer + 1] = hidden.cpu()
+        return states
+
+    def _run_layer(
+        self, layer: int, hidden: torch.Tensor, calls: Mapping[int, Call]
+    ) -> torch.Tensor:
+        arguments, keywords = calls[layer]
+        output = self._blocks[layer](hidden, *arguments, **keywords)
+        found: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return found
+
+    @torch.no_grad()
     def _read_calls(self, batch: TokenBatch) -> Mapping[int, Call]:
         """Return the arguments of each layer, from another forward pass."""
-        entrance = _Entrance(self._blocks, 0, ())
+        entrance = _Entrance(self._blocks, 0)
         with hooked(entrance.list_hooks(everywhere=True)):
             self._loaded.run(batch.token_ids.to(self._loaded.device))
         return entrance.calls
@@ -356,11 +397,13 @@ class _Descent:
 class _Entrance:
     """Records the inputs of layers in one forward pass, and starts its graph at one of them."""
 
-    def __init__(self, blocks: Sequence[nn.Module], start: int, starts: Sequence[int]) -> None:
-        """The graph begins at layer `start`; states are kept at the `starts` below it."""
+    def __init__(
+        self, blocks: Sequence[nn.Module], start: int, anchors: Collection[int] = ()
+    ) -> None:
+        """The graph begins at layer `start`; states are kept at the `anchors`, which are below."""
         self._blocks = blocks
         self._start = start
-        self._starts = {layer for layer in starts if layer < start}
+        self._anchors = anchors
         self.leaf: torch.Tensor | None = None
         """The tensor at which the graph begins; None if it begins within the first layer."""
         self.states: dict[int, torch.Tensor] = {}
@@ -377,7 +420,7 @@ class _Entrance:
     def _keep(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
             self.calls[layer] = args[1:], dict(kwargs)
-            if layer in self._starts:
+            if layer in self._anchors:
                 self.states[layer] = args[0].detach().cpu()
 
         return hook

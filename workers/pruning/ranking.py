@@ -23,8 +23,11 @@ SHOWN = 10
 """Number of the best components that a ranking's `repr` names."""
 
 SPARE = 1 << 16
-"""Once this many scores are held beyond twice the ranking's length, the surplus is dropped. Chosen
-by hand; affects memory and time, never the ranking."""
+"""Once this many scores are held beyond `SURPLUS` times the ranking's length, the surplus is
+dropped. Chosen by hand; affects memory and time, never the ranking."""
+
+SURPLUS = 1.25
+"""How many times the ranking's length is held, at most, beside `SPARE`; see there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,28 +89,36 @@ def rank_components(scores: Scores, granularity: Granularity, limit: int) -> Ran
     """
     best = _Best(max(limit, 0))
     modules: list[str] = []
+    starts = [0]
     for name, tensor in load_scores(scores):
-        start = 0
+        place = starts[-1]
         for chunk in split_chunks(tensor):
-            best.offer(chunk, len(modules), start)
-            start += len(chunk)
+            best.offer(chunk, place)
+            place += len(chunk)
         modules.append(name)
-    owners, indices = best.sort()
-    return Ranking(granularity, tuple(modules), owners, indices)
+        starts.append(place)
+    places = best.sort()
+    firsts = torch.tensor(starts)
+    owners = torch.bucketize(places, firsts, right=True) - 1
+    return Ranking(granularity, tuple(modules), owners, places - firsts[owners])
 
 
 class _Best:
-    """The largest scores seen so far, and the threshold that a new score must exceed."""
+    """The largest scores seen so far, and the threshold that a new score must exceed.
+
+    A place counts components from the first one of the first module.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._threshold = 0.0
         self._dtype: torch.dtype | None = None
-        self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._values: list[torch.Tensor] = []
+        self._places: list[torch.Tensor] = []
         self._count = 0
 
-    def offer(self, chunk: torch.Tensor, owner: int, start: int) -> None:
-        """Read a chunk of one module's scores, from index `start`. Chunks must come in order."""
+    def offer(self, chunk: torch.Tensor, start: int) -> None:
+        """Read the scores of components from place `start`. Chunks must come in order."""
         if self._dtype not in (None, chunk.dtype):
             raise ScoreError(
                 f"scores of several dtypes ({self._dtype}, {chunk.dtype}); convert them to one"
@@ -117,33 +128,32 @@ class _Best:
             raise NaNScoreError("a score is NaN, which has no rank; repair what computed it")
         if not self._limit:
             return
-        places = (chunk > self._threshold).nonzero().flatten()
-        values = chunk[places]
-        finite = values < torch.inf
-        values, places = values[finite].cpu(), places[finite].cpu()
-        self._held.append((values, torch.full_like(places, owner), places + start))
-        self._count += len(places)
-        if self._count > 2 * self._limit + SPARE:
+        found = ((chunk > self._threshold) & (chunk < torch.inf)).nonzero().flatten()
+        self._values.append(chunk[found].cpu())
+        self._places.append(found.cpu() + start)
+        self._count += len(found)
+        if self._count > SURPLUS * self._limit + SPARE:
             self._drop_surplus()
 
-    def sort(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return owners and indices, best first."""
-        if not self._held:
-            nothing = torch.empty(0, dtype=torch.int64)
-            return nothing, nothing
+    def sort(self) -> torch.Tensor:
+        """Return the places of the best scores, best first, `(place,)` int64."""
+        if not self._places:
+            return torch.empty(0, dtype=torch.int64)
         self._drop_surplus()
-        ((values, owners, indices),) = self._held
-        order = values.sort(descending=True, stable=True).indices
-        return owners[order], indices[order]
+        return self._places[0][self._values[0].sort(descending=True, stable=True).indices]
 
     def _drop_surplus(self) -> None:
         """Keep the best `limit` scores; of those that tie for the last place, the earlier ones."""
-        values, owners, indices = (torch.cat(parts) for parts in zip(*self._held, strict=True))
+        values = torch.cat(self._values)
+        self._values = [values]
         if len(values) > self._limit:
             last = torch.kthvalue(values, len(values) - self._limit + 1).values
             kept = values > last
             equal = (values == last).nonzero().flatten()
             kept[equal[: self._limit - int(kept.sum())]] = True
-            values, owners, indices = values[kept], owners[kept], indices[kept]
+            self._values = [values[kept]]
+            self._places = [torch.cat(self._places)[kept]]
             self._threshold = float(last)
-        self._held, self._count = [(values, owners, indices)], len(values)
+        else:
+            self._places = [torch.cat(self._places)]
+        self._count = len(self._places[0])

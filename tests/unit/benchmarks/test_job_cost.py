@@ -37,6 +37,7 @@ def test_the_store_holds_what_a_job_leaves(whole_job: ModuleType, tmp_path: Path
     assert context.remember("search.measured", "key", lambda: b"123") == b"123"
     context.publish_file("report.md", b"1234567", "text/markdown")
     assert count_bytes(tmp_path) == 15
+    assert context.published == 7
     for data in (b"1", b"22"):
         context.save("attribute.segments", "key", data)
     assert count_bytes(tmp_path) == 17
@@ -62,6 +63,7 @@ def test_figures_are_told_beside_their_goals(
             "peak": 10 << 20,
             "peaks": {"attribute": 8 << 20},
             "stored": 5000,
+            "published": 400,
             "pruned": 50,
             "seconds": {"attribute": 1.6},
             "verdict": "passed",
@@ -71,3 +73,4 @@ def test_figures_are_told_beside_their_goals(
     shown = capsys.readouterr().out
     assert "peak resident ÷ weights 2.50 (goal 3.0): attribute 2.00" in shown
     assert "artifact bytes ÷ pruned weight 100 (goal 200)" in shown
+    assert "8 when results of stages have expired" in shown

@@ -64,13 +64,15 @@ class WeightPlan:
     def _find_passes(self, reading: Reading, share: float, *, is_first: bool) -> float:
         """Return the cost of a token in a segment that holds `share` of the layers.
 
-        In the first segment, a token passes through the whole model. Attributors that only look at
-        inputs read it once or not at all.
+        In the first segment, a token passes through the whole model; where there are several
+        others, most layers are run twice, to find a segment's input and for its graph. Attributors
+        that only look at inputs read it once or not at all.
         """
         attributor = self.asked[reading.asked[0]].attributor
         if not attributor.explains:
             return FORWARD if is_first and attributor.reads_samples else 0.0
-        forwards = FORWARD if is_first else FORWARD * share
+        again = 2 if self.segments > 2 else 1
+        forwards = FORWARD if is_first else again * FORWARD * share
         return forwards + BACKWARD * share * len(reading.asked)
 
 

@@ -18,7 +18,13 @@ from workers.attribution import segments as segments_module
 from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.memory import SampleTooLargeError
-from workers.attribution.segments import Reading, count_segments, cut_layers, sum_in_segments
+from workers.attribution.segments import (
+    Reading,
+    choose_anchors,
+    count_segments,
+    cut_layers,
+    sum_in_segments,
+)
 from workers.attribution.sums import RelevanceSums
 from workers.attribution.targets import Target
 
@@ -114,7 +120,7 @@ def test_layers_are_cut_evenly_from_the_top(
 
 @pytest.mark.parametrize(
     ("free", "share", "expected"),
-    [(1 << 40, 100.0, 1), (1 << 40, 1.0, 3), (0, 100.0, LAYERS), (None, 100.0, 2)],
+    [(1 << 40, 100.0, 1), (1 << 40, 1.0, 3), (0, 100.0, LAYERS), (None, 100.0, 3)],
 )
 def test_as_few_segments_as_memory_holds(
     free: int | None, share: float, expected: int, monkeypatch: pytest.MonkeyPatch
@@ -123,13 +129,27 @@ def test_as_few_segments_as_memory_holds(
     weights = sum(loaded.count_components(WEIGHT).values())
     every = sum(own.numel() * own.element_size() for own in loaded.model.parameters())
     needed = 3 * 4 * weights  # one statistic of each of three questions, in float32
-    if free is None:  # half of the sums fit into half of what is free
+    if free is None:  # sums of two of five layers fit into half of what is free
         free = needed
     monkeypatch.setattr(segments_module, "MODEL_SHARE", share)
     monkeypatch.setattr(segments_module, "find_free_memory", lambda device: free)
     assert 2 * every < needed < 3 * every
     asked = (LOSS, DIVERGENCE, explain(Attributor.ATTNLRP))
     assert count_segments(loaded, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("starts", "kept"),
+    [
+        ([], set()),
+        ([0], {0}),
+        ([2, 0], {0}),
+        ([9, 6, 3, 0], {0, 6}),
+        (list(reversed(range(21))), {0, 5, 10, 15, 20}),
+    ],
+)
+def test_about_the_square_root_of_all_states_is_kept(starts: list[int], kept: set[int]) -> None:
+    assert choose_anchors(starts) == kept
 
 
 @pytest.mark.parametrize("name", SETTINGS)
