@@ -24,6 +24,7 @@ from service.gateway.upstream import (
     Upstream,
     UpstreamAwayError,
     UpstreamBrokenError,
+    UpstreamFailedError,
     UpstreamRefusalError,
     UpstreamStream,
 )
@@ -183,7 +184,7 @@ class RelayedStream(StreamingResponse):
         except UpstreamBrokenError as error:
             logger.info("the answer of %s broke off: %s", self._version, error)
             self._outcome = "broken"
-            yield _build_error_event(self._version)
+            yield _build_error_event(self._version, error)
             return
         self._outcome = "ok"
         self._metrics.observe_whole(self._version, time.monotonic() - self._started)
@@ -210,9 +211,10 @@ async def _finish_unless(
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def _build_error_event(version: str) -> bytes:
-    """Return the event that ends a stream whose server has gone away."""
-    error = UnavailableError(
-        f"The server of {version} was lost during the answer. Send the request again."
-    )
+def _build_error_event(version: str, broken: UpstreamBrokenError) -> bytes:
+    """Return the event that ends a stream whose server has gone away, or told of an error."""
+    what = "was lost during the answer."
+    if isinstance(broken, UpstreamFailedError):
+        what = f"ended the answer with an error: {broken}"
+    error = UnavailableError(f"The server of {version} {what} Send the request again.")
     return b"data: " + json.dumps({"error": build_problem(error)["error"]}).encode() + b"\n\n"

@@ -4,6 +4,7 @@ UpstreamError
 ├── UpstreamAwayError     no answer, not even the beginning of one: it may be asked again
 ├── UpstreamRefusalError  the request is at fault
 └── UpstreamBrokenError   the answer ended early
+    └── UpstreamFailedError   with an error that the server told of
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
@@ -43,9 +44,13 @@ process does nothing else. Chosen by hand."""
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event of a stream, which is kept until its end arrives. Chosen by hand."""
 _REFUSALS = frozenset({400, 413, 422})
-_ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
-# with the start of its line, because text in JSON cannot contain a line break
+# marks with the start of their line, because text in JSON cannot contain a line break
 _ENDS = (b"\ndata: [DONE]", b"\ndata:[DONE]")
+_ERRORS = tuple(
+    b"\n" + field + value
+    for field in (b"data: ", b"data:")
+    for value in (b'{"error"', b'{"object":"error"', b'{"object": "error"')
+)
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
 _EVENT_END = re.compile(rb"\n\r?\n")
 _TAIL_BYTES = 2  # of an end, what may have arrived before
@@ -65,6 +70,10 @@ class UpstreamRefusalError(UpstreamError):
 
 class UpstreamBrokenError(UpstreamError):
     """Its answer ended before it was complete."""
+
+
+class UpstreamFailedError(UpstreamBrokenError):
+    """It ended its answer with an error; the message is what it says."""
 
 
 class Upstream:
@@ -192,14 +201,23 @@ class UpstreamStream:
     async def read_first(self) -> None:
         """Wait for the first event. Raises `UpstreamAwayError` if it does not come."""
         self._first = await self._read_events()
-        if not self._first or self._first.startswith(_ERROR_EVENTS):
+        if not self._first or _find_line(self._first, _ERRORS) == 0:
             raise UpstreamAwayError("it began with an error")
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield every event and the end mark. Raises `UpstreamBrokenError` if that is missing."""
+        """Yield every event and the end mark.
+
+        Raises `UpstreamBrokenError` if that is missing, and `UpstreamFailedError` in place of an
+        event that tells of an error, whatever follows it.
+        """
         events = self._first
         while events:
             length = _find_end(events)
+            failure = _find_line(events[:length], _ERRORS)
+            if failure is not None:
+                if before := events[: _find_last_end(events[:failure])]:
+                    yield before
+                raise UpstreamFailedError(_read_failure(events[failure:], self._target))
             self._is_over = length is not None
             yield events[:length]
             if self._is_over:
@@ -246,7 +264,7 @@ class UpstreamStream:
         Only its own bytes are searched, so that a long event does not cost the square of its size.
         """
         seen = self._tail + chunk
-        end = max(seen.rfind(mark) + len(mark) if mark in seen else 0 for mark in _EVENT_ENDS)
+        end = _find_last_end(seen)
         if not end:
             self._keep(chunk, seen)
             return b""
@@ -267,12 +285,22 @@ def _find_end(events: bytes) -> int | None:
 
     What comes after it is no part of the answer.
     """
-    lines = b"\n" + events
-    marks = [place for end in _ENDS if (place := lines.find(end)) >= 0]
-    if not marks:
+    mark = _find_line(events, _ENDS)
+    if mark is None:
         return None
-    found = _EVENT_END.search(events, min(marks))
+    found = _EVENT_END.search(events, mark)
     return found.end() if found else len(events)
+
+
+def _find_line(events: bytes, marks: Sequence[bytes]) -> int | None:
+    """Return where the first line with one of these marks begins."""
+    lines = b"\n" + events
+    return min((place for mark in marks if (place := lines.find(mark)) >= 0), default=None)
+
+
+def _find_last_end(events: bytes) -> int:
+    """Return where the last whole event ends, 0 if none does."""
+    return max(events.rfind(mark) + len(mark) if mark in events else 0 for mark in _EVENT_ENDS)
 
 
 def rename_model(content: bytes, target: Target) -> bytes:
@@ -341,14 +369,20 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
     content = b""
     while len(content) <= _MAX_ERROR_BYTES and (chunk := await response.content.readany()):
         content += chunk
-    message = _read_message(content).replace(target.served_name, target.public_name)
-    return UpstreamRefusalError(message)
+    return UpstreamRefusalError(_read_message(content, target))
 
 
-def _read_message(content: bytes) -> str:
-    """Return what a server says is wrong with a request, without secrets that it repeats."""
+def _read_failure(events: bytes, target: Target) -> str:
+    """Return what the first of these events, which tells of an error, says."""
+    line = events.split(b"\n", 1)[0]
+    return _read_message(line.removeprefix(b"data:"), target)
+
+
+def _read_message(content: bytes, target: Target) -> str:
+    """Return what a server says is wrong, without secrets that it repeats or its names."""
     body = _read_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "It gave no reason."
-    return redact(" ".join(text.split()))[:_MAX_MESSAGE_CHARACTERS]
+    named = text.replace(target.served_name, target.public_name)
+    return redact(" ".join(named.split()))[:_MAX_MESSAGE_CHARACTERS]

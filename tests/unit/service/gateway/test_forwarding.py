@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from service.gateway import forwarding
 from service.gateway.forwarding import Forwarder
 from service.gateway.limits import OpenCompletions
 from service.gateway.metrics import GatewayMetrics
-from service.gateway.upstream import UpstreamAwayError
+from service.gateway.upstream import UpstreamAwayError, UpstreamFailedError
 from service.keys.operations import Identity
 
 GUARD_SECONDS = 30
@@ -92,6 +93,33 @@ def test_a_client_that_does_not_read_is_left(monkeypatch: pytest.MonkeyPatch) ->
         assert not limits._open
 
     asyncio.run(run())
+
+
+def test_a_servers_error_in_the_middle_is_told_in_openais_form() -> None:
+    sent: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    async def fail() -> AsyncIterator[bytes]:
+        yield b"data: {}\n\n"
+        raise UpstreamFailedError("the engine died.")
+
+    async def run() -> None:
+        fake, forwarder, _ = make()
+        fake.events = fail
+        answer = await forwarder.forward(call("a"), "/v1/completions", STREAM, never)
+        await answer(SCOPE, never, keep)
+        assert count_ended(forwarder, "broken") == 1.0
+
+    asyncio.run(run())
+    event = b"".join(message.get("body", b"") for message in sent).split(b"\n\n")[1]
+    assert json.loads(event.removeprefix(b"data: "))["error"] == {
+        "code": "unavailable",
+        "message": "The server of mv_1 ended the answer with an error: the engine died. "
+        "Send the request again.",
+        "param": None,
+    }
 
 
 def test_open_completions_are_limited_by_key_and_tenant() -> None:

@@ -22,6 +22,7 @@ from service.gateway.upstream import (
     Upstream,
     UpstreamAwayError,
     UpstreamBrokenError,
+    UpstreamFailedError,
     UpstreamRefusalError,
     UpstreamStream,
     rename_model,
@@ -69,6 +70,23 @@ def read(pieces: Sequence[bytes], breaks: bool = False) -> bytes:
         stream = UpstreamStream(response, TARGET, 5)
         await stream.read_first()
         return await read_to_end(stream)
+
+    return asyncio.run(run())
+
+
+def read_until_it_fails(pieces: Sequence[bytes]) -> tuple[bytes, UpstreamFailedError]:
+    """What the gateway would send on, and the error with which the stream ends."""
+
+    async def run() -> tuple[bytes, UpstreamFailedError]:
+        response: Any = SimpleNamespace(content=Body(pieces), release=lambda: None)
+        stream, passed = UpstreamStream(response, TARGET, 5), b""
+        await stream.read_first()
+        try:
+            async for events in stream.events():
+                passed += events
+        except UpstreamFailedError as failure:
+            return passed, failure
+        raise AssertionError("the stream ended without an error")
 
     return asyncio.run(run())
 
@@ -208,6 +226,22 @@ def test_nothing_after_the_end_mark_is_passed_on(ending: bytes, after: bytes) ->
     assert read([EVENTS + ending + after]) == expected
     assert read([EVENTS, ending + after, after]) == expected
     assert read([ending + after]) == ending
+
+
+@pytest.mark.parametrize("form", ['{"error":%s}', '{"error": %s}', '{"object": "error",%s'])
+@pytest.mark.parametrize("ends", [b"\n\n", b"\r\n\r\n"])
+def test_an_error_in_the_middle_is_not_passed_on_as_it_came(form: str, ends: bytes) -> None:
+    """As vLLM tells of one: as an event, with the end mark after it."""
+    told = json.dumps({"message": "mv_1.abcd died. Authorization: Bearer between-us-alone"})
+    document = form % (told if form.endswith("}") else told[1:])
+    error = b"event: error\ndata: " + document.encode() + ends
+    text = json.dumps({"model": "mv_1.abcd", "text": f"data: {document}"}).encode()
+    before = EVENTS + b"data: " + text + ends
+    for pieces in ([before + error + END], [before, error, END], [before, error + EVENTS + END]):
+        passed, failure = read_until_it_fails(pieces)
+        assert passed == before.replace(b'"model":"mv_1.abcd"', b'"model":"mv_1"')
+        assert str(failure).startswith("mv_1 died. Authorization: ")
+        assert "between" not in str(failure)
 
 
 @pytest.mark.parametrize("breaks", [True, False])
