@@ -26,6 +26,7 @@ from service.gateway.upstream import (
     UpstreamBrokenError,
     UpstreamFailedError,
     UpstreamRefusalError,
+    UpstreamSlowError,
     UpstreamStream,
 )
 from service.keys.operations import Identity
@@ -101,7 +102,8 @@ class Forwarder:
     ) -> tuple[Target, _Answer]:
         """Return the first answer of at most two attempts; each looks up the route again.
 
-        So if an alias has moved in between, the second attempt goes to the new version.
+        So if an alias has moved in between, the second attempt goes to the new version. A server
+        that is slow is not asked again: it would do the same work twice.
         """
         draw = random.random()  # noqa: S311 - shares traffic out, guards nothing
         target = None
@@ -118,6 +120,13 @@ class Forwarder:
             except UpstreamRefusalError as error:
                 self._metrics.count(target.public_name, "refused")
                 raise InvalidRequestError(f"The model refused the request: {error}") from None
+            except UpstreamSlowError as error:
+                logger.info("%s did not answer in time: %s", target.public_name, error)
+                self._metrics.count(target.public_name, "unavailable")
+                raise UnavailableError(
+                    f"The server of {target.public_name} did not answer in time. Ask for fewer "
+                    "tokens or for a stream, or try again later."
+                ) from None
             except UpstreamAwayError as error:
                 logger.info("%s did not answer: %s", target.public_name, error)
                 self._router.forget()

@@ -2,6 +2,7 @@
 
 UpstreamError
 ├── UpstreamAwayError     no answer, not even the beginning of one: it may be asked again
+│   └── UpstreamSlowError     it may be at work on the answer: it is not asked again
 ├── UpstreamRefusalError  the request is at fault
 └── UpstreamBrokenError   the answer ended early
     └── UpstreamFailedError   with an error that the server told of
@@ -64,6 +65,10 @@ class UpstreamAwayError(UpstreamError):
     """It does not answer, or no longer has the model; nothing was streamed."""
 
 
+class UpstreamSlowError(UpstreamAwayError):
+    """It has not answered in the time that it has; asking again would double its work."""
+
+
 class UpstreamRefusalError(UpstreamError):
     """It refuses the request; the message says why."""
 
@@ -79,14 +84,14 @@ class UpstreamFailedError(UpstreamBrokenError):
 class Upstream:
     """A pool of connections to all model servers, opened with the first request."""
 
-    def __init__(self, read_seconds: float) -> None:
+    def __init__(self, read_seconds: float, answer_seconds: float) -> None:
+        """Wait for the next piece of an answer for `read_seconds`.
+
+        A whole answer, of which nothing comes before all of it was generated, may take
+        `answer_seconds`.
+        """
         self._read_seconds = read_seconds
-        self._timeout = aiohttp.ClientTimeout(
-            total=None,
-            connect=read_seconds,  # including the wait for a free connection
-            sock_connect=_CONNECT_SECONDS,
-            sock_read=read_seconds,
-        )
+        self._answer_seconds = answer_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -96,13 +101,16 @@ class Upstream:
             self._session = None
 
     async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
-        """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
-        response = await self._send(target, path, body, _JSON)
+        """Return the whole answer.
+
+        Raises `UpstreamAwayError`, `UpstreamSlowError` and `UpstreamRefusalError`.
+        """
+        response = await self._send(target, path, body, _JSON, self._answer_seconds)
         try:
             async with asyncio.timeout(self._read_seconds):
                 content = await _read_answer(response)
         except _FAILURES as error:
-            raise UpstreamAwayError(type(error).__name__) from None
+            raise _explain(error) from None
         finally:
             response.release()
         if not _is_completion(content):
@@ -110,11 +118,8 @@ class Upstream:
         return rename_model(content, target)
 
     async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
-        """Return the answer as a stream whose first event has arrived.
-
-        Raises `UpstreamAwayError` and `UpstreamRefusalError`.
-        """
-        response = await self._send(target, path, body, _EVENTS)
+        """Return the answer as a stream whose first event has arrived; raise what `ask` does."""
+        response = await self._send(target, path, body, _EVENTS, self._read_seconds)
         stream = UpstreamStream(response, target, self._read_seconds)
         try:
             await stream.read_first()
@@ -124,20 +129,28 @@ class Upstream:
         return stream
 
     async def _send(
-        self, target: Target, path: Path, body: bytes, media_type: str
+        self, target: Target, path: Path, body: bytes, media_type: str, seconds: float
     ) -> aiohttp.ClientResponse:
         """Return the server's answer with its body unread, if its status and type are good.
 
-        Reading times out by itself only while nothing at all arrives; a server that sends headers
-        byte by byte, or preliminary answers for ever, is given up for the time altogether.
+        It has `seconds` to begin. Reading times out by itself only while nothing at all arrives; a
+        server that sends headers byte by byte, or preliminary answers for ever, is given up for the
+        time altogether.
         """
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=self._read_seconds,  # including the wait for a free connection
+            sock_connect=_CONNECT_SECONDS,
+            sock_read=seconds,
+        )
         try:
-            async with asyncio.timeout(2 * self._read_seconds):  # to connect, and to begin
+            async with asyncio.timeout(self._read_seconds + seconds):
                 response = await self._open_session().post(
                     f"{target.pool.url}{path}",
                     data=body,
                     headers=_build_headers(target),
                     allow_redirects=False,
+                    timeout=timeout,
                 )
                 if response.status == 200 and _is_as_asked(response, media_type):
                     return response
@@ -146,7 +159,7 @@ class Upstream:
                 finally:
                     response.release()
         except _FAILURES as error:
-            raise UpstreamAwayError(type(error).__name__) from None
+            raise _explain(error) from None
         raise problem
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -155,7 +168,6 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent",),
             )
@@ -199,7 +211,7 @@ class UpstreamStream:
         self._is_over = False
 
     async def read_first(self) -> None:
-        """Wait for the first event. Raises `UpstreamAwayError` if it does not come."""
+        """Wait for the first event. Raises `UpstreamAwayError` or `UpstreamSlowError`."""
         self._first = await self._read_events()
         if not self._first or _find_line(self._first, _ERRORS) == 0:
             raise UpstreamAwayError("it began with an error")
@@ -255,7 +267,7 @@ class UpstreamStream:
                     if self._pending_bytes > _MAX_EVENT_BYTES:
                         raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
         except _FAILURES as error:
-            raise UpstreamAwayError(type(error).__name__) from None
+            raise _explain(error) from None
         return b""
 
     def _add(self, chunk: bytes) -> bytes:
@@ -311,6 +323,14 @@ def rename_model(content: bytes, target: Target) -> bytes:
     public = json.dumps(target.public_name).encode()
     served = json.dumps(target.served_name).encode()
     return content.replace(b'"model":' + served, b'"model":' + public)
+
+
+def _explain(failure: Exception) -> UpstreamAwayError:
+    """Return the error for one of `_FAILURES`; without a connection, nothing was asked yet."""
+    is_slow = isinstance(failure, TimeoutError)
+    if is_slow and not isinstance(failure, aiohttp.ConnectionTimeoutError):
+        return UpstreamSlowError(type(failure).__name__)
+    return UpstreamAwayError(type(failure).__name__)
 
 
 def _build_headers(target: Target) -> dict[str, str]:

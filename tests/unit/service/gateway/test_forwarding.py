@@ -16,7 +16,7 @@ from service.gateway import forwarding
 from service.gateway.forwarding import Forwarder
 from service.gateway.limits import OpenCompletions
 from service.gateway.metrics import GatewayMetrics
-from service.gateway.upstream import UpstreamAwayError, UpstreamFailedError
+from service.gateway.upstream import UpstreamAwayError, UpstreamFailedError, UpstreamSlowError
 from service.keys.operations import Identity
 
 GUARD_SECONDS = 30
@@ -30,7 +30,8 @@ class Fake:
 
     def __init__(self) -> None:
         self.closed = 0
-        self.is_away = False
+        self.is_away = self.is_slow = False
+        self.asked = 0
         self.public_name = self.served_name = "mv_1"
 
     async def find_route(self, tenant_id: str, model: str) -> Fake:
@@ -46,6 +47,9 @@ class Fake:
         return self
 
     async def ask(self, *_: object) -> bytes:
+        self.asked += 1
+        if self.is_slow:
+            raise UpstreamSlowError("slow")
         if self.is_away:
             raise UpstreamAwayError("away")
         return b"{}"
@@ -151,6 +155,22 @@ def test_a_completion_that_failed_is_no_longer_under_way() -> None:
         fake.is_away = True
         with pytest.raises(UnavailableError):
             await forwarder.forward(call("a"), "/v1/completions", WHOLE, never)
+        assert not limits._open
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_slow_is_not_asked_for_the_same_again() -> None:
+    async def run() -> None:
+        fake, forwarder, limits = make()
+        fake.is_slow = True
+        with pytest.raises(UnavailableError, match="did not answer in time"):
+            await forwarder.forward(call("a"), "/v1/completions", WHOLE, never)
+        assert (fake.asked, count_ended(forwarder, "unavailable")) == (1, 1.0)
+        fake.is_slow, fake.is_away = False, True
+        with pytest.raises(UnavailableError, match="does not answer"):
+            await forwarder.forward(call("a"), "/v1/completions", WHOLE, never)
+        assert fake.asked == 3
         assert not limits._open
 
     asyncio.run(run())

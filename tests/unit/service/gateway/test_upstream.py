@@ -24,6 +24,7 @@ from service.gateway.upstream import (
     UpstreamBrokenError,
     UpstreamFailedError,
     UpstreamRefusalError,
+    UpstreamSlowError,
     UpstreamStream,
     rename_model,
 )
@@ -124,9 +125,11 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(server: Handler, read_seconds: float = 5) -> AsyncIterator[tuple[Upstream, Target]]:
+async def serve(
+    server: Handler, read_seconds: float = 5, answer_seconds: float = 5
+) -> AsyncIterator[tuple[Upstream, Target]]:
     listener = await asyncio.start_server(server, "127.0.0.1", 0)
-    upstream = Upstream(read_seconds)
+    upstream = Upstream(read_seconds, answer_seconds)
     try:
         yield upstream, make_target(listener.sockets[0].getsockname()[1])
     finally:
@@ -351,12 +354,44 @@ def test_a_server_that_goes_on_piece_by_piece_is_given_up(
             over.set()
 
         try:
-            async with serve(drip, read_seconds=0.2) as (upstream, target):
+            async with serve(drip, 0.2, 0.2) as (upstream, target):
                 await asyncio.wait_for(work(upstream, target), GUARD_SECONDS)
         finally:
             await over.wait()
 
     with pytest.raises(error, match="TimeoutError"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "work", "is_slow"),
+    [
+        pytest.param(build_answer(200, WHOLE), ask_whole, False, id="whole"),
+        pytest.param(build_stream(EVENTS + END), stream_whole, True, id="stream"),
+    ],
+)
+def test_a_whole_answer_may_take_longer_to_begin_than_a_stream(
+    answer: bytes, work: Work, is_slow: bool
+) -> None:
+    """A server sends nothing of it before all of it was generated."""
+
+    async def run() -> None:
+        over = asyncio.Event()
+
+        async def generate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n{}")
+            await asyncio.sleep(0.4)
+            writer.write(answer)
+            writer.close()
+            over.set()
+
+        try:
+            async with serve(generate, read_seconds=0.1) as (upstream, target):
+                await work(upstream, target)
+        finally:
+            await over.wait()
+
+    with pytest.raises(UpstreamSlowError) if is_slow else nullcontext():
         asyncio.run(run())
 
 
@@ -460,7 +495,7 @@ def test_a_server_that_is_not_there_may_be_asked_again() -> None:
         server = Server(b"")
         async with serve(server) as (_, target):
             pass
-        upstream = Upstream(5)
+        upstream = Upstream(5, 5)
         try:
             await ask_whole(upstream, target)
         finally:
