@@ -223,12 +223,23 @@ class Deliverer:
             webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
             delivery = repository.find_delivery(session, webhook.id, post.delivery_id, lock=True)
             if delivery is not None and delivery.status == DeliveryStatus.PENDING:
-                self._note(session, webhook, delivery, outcome)
+                self._note(
+                    session, webhook, delivery, outcome, is_elsewhere=webhook.url != post.url
+                )
 
     def _note(
-        self, session: Session, webhook: Webhook, delivery: WebhookDelivery, outcome: Outcome
+        self,
+        session: Session,
+        webhook: Webhook,
+        delivery: WebhookDelivery,
+        outcome: Outcome,
+        *,
+        is_elsewhere: bool,
     ) -> None:
-        """Add the attempt to the log; decide when the next one is, and whether there is one."""
+        """Add the attempt to the log; decide when the next one is, and whether there is one.
+
+        One that went to an address which the webhook no longer has says nothing of the new one.
+        """
         now = fetch_now(session)
         attempt = {
             "at": now.isoformat(),
@@ -238,12 +249,12 @@ class Deliverer:
         }
         delivery.attempts = [*delivery.attempts, attempt]
         delivery.tries_left -= 1
+        if not is_elsewhere:
+            webhook.failing_since = None if outcome.is_delivered else webhook.failing_since or now
         if outcome.is_delivered:
-            webhook.failing_since = None
             delivery.status, delivery.next_attempt_at = DeliveryStatus.DELIVERED, None
             delivery.ended_at = now
             return
-        webhook.failing_since = webhook.failing_since or now
         if delivery.tries_left <= 0:
             delivery.status, delivery.next_attempt_at = DeliveryStatus.FAILED, None
             delivery.ended_at = now
@@ -251,7 +262,8 @@ class Deliverer:
             pauses = self._settings.webhook_retry_seconds
             draw = random.random()  # noqa: S311 - no secret
             delivery.next_attempt_at = now + find_pause(TRIES - delivery.tries_left, draw, pauses)
-        self._give_up_if_hopeless(session, webhook, outcome)
+        if not is_elsewhere:
+            self._give_up_if_hopeless(session, webhook, outcome)
 
     def _give_up_if_hopeless(self, session: Session, webhook: Webhook, outcome: Outcome) -> None:
         """Disable a webhook whose receiver is gone, or has failed for too long."""

@@ -85,7 +85,10 @@ def list_webhooks(
 def change_webhook(
     session: Session, tenant_id: str, webhook_id: str, change: WebhookChange
 ) -> Webhook:
-    """Change the webhook. If enabled again, it receives events from now on."""
+    """Change the webhook. If enabled again, it receives events from now on.
+
+    Failures count for the address at which they happened: a new one starts afresh.
+    """
     webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
     record(
         session,
@@ -94,8 +97,8 @@ def change_webhook(
         webhook_id,
         {"changed": sorted(change.model_fields_set)},
     )
-    if change.url is not None:
-        webhook.url = change.url
+    if change.url is not None and change.url != webhook.url:
+        webhook.url, webhook.failing_since = change.url, None
     if change.events is not None:
         webhook.events = [event.value for event in change.events]
     if change.description is not None:
