@@ -41,6 +41,10 @@ CLAIM_SECONDS = 4 * DEADLINE_SECONDS
 KEPT_DAYS = 30
 """How long deliveries are kept in the log after their end. Chosen by hand."""
 
+KEPT_ATTEMPTS = 5 * TRIES
+"""How many attempts the log of a delivery shows, the latest ones: one that is sent again has as many
+as its owner likes. Chosen by hand."""
+
 _TIDY_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 10.0
 _DATABASE_THREADS = 4
@@ -247,7 +251,7 @@ class Deliverer:
             "error": outcome.error,
             "milliseconds": outcome.milliseconds,
         }
-        delivery.attempts = [*delivery.attempts, attempt]
+        delivery.attempts = [*delivery.attempts, attempt][-KEPT_ATTEMPTS:]
         delivery.tries_left -= 1
         if not is_elsewhere:
             webhook.failing_since = None if outcome.is_delivered else webhook.failing_since or now

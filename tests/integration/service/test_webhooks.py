@@ -433,6 +433,44 @@ def test_a_webhook_can_be_changed_and_deleted(
     assert deliverer.deliver_once() == 0
 
 
+def test_what_changes_nothing_of_a_webhook_is_not_recorded(
+    client: TestClient, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    path = f"/v1/webhooks/{create(client, receiver)['id']}"
+
+    def change(**fields: Any) -> list[list[str]]:
+        assert client.patch(path, json=fields).status_code == 200
+        entries = client.get("/v1/audit", params={"action": "webhook.change"}).json()["data"]
+        return [entry["data"]["changed"] for entry in entries]
+
+    assert change() == []
+    same = client.get(path).json()
+    assert change(url=same["url"], events=same["events"], status="enabled", description="") == []
+    assert change(url=same["url"], description="x") == [["description"]]
+    receiver.statuses.append(500)
+    client.post(f"{path}/ping")
+    deliverer.deliver_once()
+    assert change(status="enabled") == [["description"], ["status"]], "failures are forgiven"
+    assert client.get(path).json()["failing_since"] is None
+
+
+def test_of_a_message_that_is_sent_for_ever_the_last_attempts_are_shown(
+    client: TestClient,
+    receiver: Receiver,
+    deliverer: Deliverer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.webhooks.deliverer.KEPT_ATTEMPTS", 2)
+    webhook = create(client, receiver)
+    sent = client.post(f"/v1/webhooks/{webhook['id']}/ping").json()
+    for status in (200, 201, 202):
+        receiver.statuses.append(status)
+        assert deliverer.deliver_once() == 1
+        client.post(f"/v1/webhooks/{webhook['id']}/deliveries/{sent['id']}/retry")
+    (shown,) = list_deliveries(client, webhook)
+    assert [attempt["status_code"] for attempt in shown["attempts"]] == [201, 202]
+
+
 def test_lists_are_paged(client: TestClient, receiver: Receiver, deliverer: Deliverer) -> None:
     made = [create(client, receiver)["id"] for _ in range(3)]
     first = client.get("/v1/webhooks?limit=2").json()
