@@ -42,8 +42,8 @@ KEPT_DAYS = 30
 """How long deliveries are kept in the log after their end. Chosen by hand."""
 
 KEPT_ATTEMPTS = 5 * TRIES
-"""How many attempts the log of a delivery shows, the latest ones: one that is sent again has as many
-as its owner likes. Chosen by hand."""
+"""How many attempts the log of a delivery shows, the latest ones: a message may be sent again as
+often as its owner likes. Chosen by hand."""
 
 _TIDY_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 10.0
