@@ -1,9 +1,10 @@
-"""Writing a file that appears under its name only when it is whole, and whether it could be."""
+"""Files of results: whether they could be written, each only whole, and none of an earlier run."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 _PROBE_BYTES = 1024 * 1024
@@ -22,6 +23,21 @@ def require_writable(folder: Path) -> None:
         file.write(bytes(_PROBE_BYTES))
         file.flush()
         os.fsync(file.fileno())
+
+
+def remove_earlier(folder: Path, names: Iterable[str]) -> None:
+    """Remove the files of an earlier run, so that none can be taken for this run's.
+
+    Raises `OSError`, whose `filename` remains there, once all that can be removed are.
+    """
+    failure = None
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -37,7 +37,7 @@ class ArtifactStore(ABC):
     def put_bytes(self, content: bytes) -> str:
         """Store `content`; return its SHA-256."""
         sha256 = hashlib.sha256(content).hexdigest()
-        if not self.exists(sha256):
+        if not self._holds(sha256, len(content)):
             self._write(sha256, io.BytesIO(content))
         return sha256
 
@@ -45,7 +45,7 @@ class ArtifactStore(ABC):
         """Store the file at `path`; return its SHA-256."""
         with path.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
-            if not self.exists(sha256):
+            if not self._holds(sha256, source.tell()):
                 source.seek(0)
                 self._write(sha256, source)
         return sha256
@@ -110,6 +110,16 @@ class ArtifactStore(ABC):
     def sweep_partial(self, unchanged_seconds: float) -> int:  # noqa: ARG002 - of folders only
         """Delete incomplete files left by writers that died; return their number."""
         return 0
+
+    def _holds(self, sha256: str, size: int) -> bool:
+        """Return whether something of this size is stored under `sha256`.
+
+        What was cut off, as by a disk or a backup, is stored anew.
+        """
+        try:
+            return self.size(sha256) == size
+        except ArtifactNotFoundError:
+            return False
 
     @abstractmethod
     def _read(self, sha256: str) -> IO[bytes]:

@@ -40,7 +40,8 @@ class Noun:
         found = self._find(after, look_up)
         if found is None:
             raise NotFoundError(
-                f"after names no {self.name}. Use the id of the last one on the page before.",
+                f"after names no {self.name}, or one that was deleted. Use the id of the last one "
+                "on the page before that is still there, or begin again without it.",
                 param="after",
             )
         return found

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Header
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 
 from service.errors import InvalidRequestError
 
@@ -25,6 +25,15 @@ def require_single(headers: Headers) -> None:
             raise InvalidRequestError(
                 f"The request has more than one header {name}. Send one.", param=name
             )
+
+
+def require_single_fields(query: QueryParams) -> None:
+    """Raise `InvalidRequestError` for a parameter that a query gives twice: none is a list."""
+    seen = set()
+    for name, _ in query.multi_items():
+        if name in seen:
+            raise InvalidRequestError(f"The query gives {name} twice. Give it once.", param=name)
+        seen.add(name)
 
 
 def _read_int(value: object) -> object:

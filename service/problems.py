@@ -107,6 +107,11 @@ def translate_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidR
         return InvalidRequestError(
             f"The body is not valid JSON at character {where}: {why}. Correct it.", param="body"
         )
+    if tuple(first["loc"]) == ("body",) and isinstance(first.get("input"), bytes):
+        return InvalidRequestError(
+            "The body is not marked as JSON. Send Content-Type: application/json.",
+            param="Content-Type",
+        )
     complaint = complain(_drop_source(first), SPECS.values())
     field = complaint.field or "body"
     return InvalidRequestError(f"{field} {complaint.sentence}", param=field)

@@ -134,8 +134,11 @@ class Settings(BaseSettings):
     max_completions_per_tenant: int = Field(default=512, ge=1)
     """The same for all keys of a tenant; a process has 1,024 connections to servers."""
     gateway_read_seconds: float = Field(default=120.0, gt=0)
-    """How long a vLLM server may be silent in the middle of an answer, and how long an event, or
-    the whole of an answer that is not streamed, may take to arrive once it has begun."""
+    """How long a vLLM server may be silent before and in the middle of a stream, and how long an
+    event, or the whole of an answer that is not streamed, may take to arrive once it has begun."""
+    gateway_answer_seconds: float = Field(default=600.0, gt=0)
+    """How long a vLLM server may generate an answer that is not streamed; by default, as long as
+    OpenAI's client waits."""
     routing_seconds: float = Field(default=1.0, ge=0, le=5)
     """How long the gateway may use an alias or a key that it has looked up."""
 

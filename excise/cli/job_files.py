@@ -8,7 +8,7 @@ from excise.cli.output import CommandError
 from excise.client import Client
 from excise.names import JobFile
 from excise.resources.jobs import JobView
-from excise.whole_files import require_writable
+from excise.whole_files import remove_earlier, require_writable
 
 
 def require_room(folder: Path | None) -> None:
@@ -26,14 +26,13 @@ def require_room(folder: Path | None) -> None:
 
 def clear_job_files(folder: Path, *more: str) -> None:
     """Remove the files of an earlier job, and those named `more`. Raises `CommandError`."""
-    for name in (*JobFile, *more):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise CommandError(
-                f"{folder / name} cannot be removed ({error.strerror}): files of an earlier job "
-                "may remain there. Give another --output."
-            ) from None
+    try:
+        remove_earlier(folder, (*JobFile, *more))
+    except OSError as error:
+        raise CommandError(
+            f"{error.filename} cannot be removed ({error.strerror}): files of an earlier job may "
+            "remain there. Give another --output."
+        ) from None
 
 
 def fetch_job_files(client: Client, job: JobView, folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ met. `workers.gates.table` says what each one requires.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator
 from typing import Annotated, Self
 
@@ -90,9 +91,12 @@ hand."""
 class ResponsesSpec(ResponseLimitsSpec):
     """Limits on the answers to several sets of prompts: those of all, and those of single sets."""
 
-    sets: Annotated[dict[PlainName, ResponseLimitsSpec], Field(max_length=MAX_LIMITED_SETS)] = {}  # noqa: RUF012
+    sets: Annotated[
+        dict[PlainName, ResponseLimitsSpec],
+        Field(max_length=MAX_LIMITED_SETS, exclude_if=operator.not_),
+    ] = {}  # noqa: RUF012
     """Limits of single sets, by name; what is not given here, and all other sets, have the limits
-    above."""
+    above. None are left out of dumped specs, which workers of earlier releases read."""
 
     @model_validator(mode="after")
     def _inherit_limits(self) -> Self:

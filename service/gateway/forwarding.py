@@ -24,7 +24,9 @@ from service.gateway.upstream import (
     Upstream,
     UpstreamAwayError,
     UpstreamBrokenError,
+    UpstreamFailedError,
     UpstreamRefusalError,
+    UpstreamSlowError,
     UpstreamStream,
 )
 from service.keys.operations import Identity
@@ -100,7 +102,8 @@ class Forwarder:
     ) -> tuple[Target, _Answer]:
         """Return the first answer of at most two attempts; each looks up the route again.
 
-        So if an alias has moved in between, the second attempt goes to the new version.
+        So if an alias has moved in between, the second attempt goes to the new version. A server
+        that is slow is not asked again: it would do the same work twice.
         """
         draw = random.random()  # noqa: S311 - shares traffic out, guards nothing
         target = None
@@ -117,6 +120,13 @@ class Forwarder:
             except UpstreamRefusalError as error:
                 self._metrics.count(target.public_name, "refused")
                 raise InvalidRequestError(f"The model refused the request: {error}") from None
+            except UpstreamSlowError as error:
+                logger.info("%s did not answer in time: %s", target.public_name, error)
+                self._metrics.count(target.public_name, "unavailable")
+                raise UnavailableError(
+                    f"The server of {target.public_name} did not answer in time. Ask for fewer "
+                    "tokens or for a stream, or try again later."
+                ) from None
             except UpstreamAwayError as error:
                 logger.info("%s did not answer: %s", target.public_name, error)
                 self._router.forget()
@@ -183,7 +193,7 @@ class RelayedStream(StreamingResponse):
         except UpstreamBrokenError as error:
             logger.info("the answer of %s broke off: %s", self._version, error)
             self._outcome = "broken"
-            yield _build_error_event(self._version)
+            yield _build_error_event(self._version, error)
             return
         self._outcome = "ok"
         self._metrics.observe_whole(self._version, time.monotonic() - self._started)
@@ -210,9 +220,10 @@ async def _finish_unless(
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def _build_error_event(version: str) -> bytes:
-    """Return the event that ends a stream whose server has gone away."""
-    error = UnavailableError(
-        f"The server of {version} was lost during the answer. Send the request again."
-    )
+def _build_error_event(version: str, broken: UpstreamBrokenError) -> bytes:
+    """Return the event that ends a stream whose server has gone away, or told of an error."""
+    what = "was lost during the answer."
+    if isinstance(broken, UpstreamFailedError):
+        what = f"ended the answer with an error: {broken}"
+    error = UnavailableError(f"The server of {version} {what} Send the request again.")
     return b"data: " + json.dumps({"error": build_problem(error)["error"]}).encode() + b"\n\n"

@@ -26,7 +26,7 @@ class Gateway:
             settings.infer_burst,
         )
         self.identities: ShortCache[Identity] = ShortCache(settings.routing_seconds)
-        self._upstream = Upstream(settings.gateway_read_seconds)
+        self._upstream = Upstream(settings.gateway_read_seconds, settings.gateway_answer_seconds)
         limits = OpenCompletions(
             settings.max_completions_per_key, settings.max_completions_per_tenant
         )

@@ -18,7 +18,11 @@ _NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
 MAX_PROMPT_TOKENS = 2**18
 """Longest prompt of token ids: about what a body of the usual size holds. Chosen by hand."""
-MAX_STOP_TOKENS = 1024
+MAX_STOP_TOKENS = 100
+"""Beside `min_tokens`, vLLM's engine ends, and with it every request under way, at more than 128 of
+them, of which some are the model's own."""
+MAX_TOKEN_ID = 2**31 - 1
+"""vLLM keeps ids, and how many of them are considered, in 32 bits; no vocabulary is as large."""
 MAX_SEED = 9 * 10**18
 """Almost the 64-bit limit, and exact as a double, which JSON numbers may be."""
 
@@ -45,7 +49,7 @@ ModelName = Annotated[
     ),
     AfterValidator(check_model_name),
 ]
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 TokenIds = Annotated[
     list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
 ]
@@ -77,7 +81,7 @@ class CompletionOptions(_Part):
     n: int = Field(default=1, ge=1, le=16)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: int | None = Field(default=None, ge=-1, le=MAX_TOKEN_ID)
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)

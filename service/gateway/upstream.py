@@ -2,8 +2,10 @@
 
 UpstreamError
 ├── UpstreamAwayError     no answer, not even the beginning of one: it may be asked again
+│   └── UpstreamSlowError     it may be at work on the answer: it is not asked again
 ├── UpstreamRefusalError  the request is at fault
 └── UpstreamBrokenError   the answer ended early
+    └── UpstreamFailedError   with an error that the server told of
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
@@ -43,9 +45,13 @@ process does nothing else. Chosen by hand."""
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event of a stream, which is kept until its end arrives. Chosen by hand."""
 _REFUSALS = frozenset({400, 413, 422})
-_ERROR_EVENTS = (b'data: {"error"', b'data:{"error"', b'data: {"object":"error"')
-# with the start of its line, because text in JSON cannot contain a line break
+# marks with the start of their line, because text in JSON cannot contain a line break
 _ENDS = (b"\ndata: [DONE]", b"\ndata:[DONE]")
+_ERRORS = tuple(
+    b"\n" + field + value
+    for field in (b"data: ", b"data:")
+    for value in (b'{"error"', b'{"object":"error"', b'{"object": "error"')
+)
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
 _EVENT_END = re.compile(rb"\n\r?\n")
 _TAIL_BYTES = 2  # of an end, what may have arrived before
@@ -59,6 +65,10 @@ class UpstreamAwayError(UpstreamError):
     """It does not answer, or no longer has the model; nothing was streamed."""
 
 
+class UpstreamSlowError(UpstreamAwayError):
+    """It has not answered in the time that it has; asking again would double its work."""
+
+
 class UpstreamRefusalError(UpstreamError):
     """It refuses the request; the message says why."""
 
@@ -67,17 +77,21 @@ class UpstreamBrokenError(UpstreamError):
     """Its answer ended before it was complete."""
 
 
+class UpstreamFailedError(UpstreamBrokenError):
+    """It ended its answer with an error; the message is what it says."""
+
+
 class Upstream:
     """A pool of connections to all model servers, opened with the first request."""
 
-    def __init__(self, read_seconds: float) -> None:
+    def __init__(self, read_seconds: float, answer_seconds: float) -> None:
+        """Wait for the next piece of an answer for `read_seconds`.
+
+        A whole answer, of which nothing comes before all of it was generated, may take
+        `answer_seconds`.
+        """
         self._read_seconds = read_seconds
-        self._timeout = aiohttp.ClientTimeout(
-            total=None,
-            connect=read_seconds,  # including the wait for a free connection
-            sock_connect=_CONNECT_SECONDS,
-            sock_read=read_seconds,
-        )
+        self._answer_seconds = answer_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -87,13 +101,16 @@ class Upstream:
             self._session = None
 
     async def ask(self, target: Target, path: Path, body: bytes) -> bytes:
-        """Return the whole answer. Raises `UpstreamAwayError` and `UpstreamRefusalError`."""
-        response = await self._send(target, path, body, _JSON)
+        """Return the whole answer.
+
+        Raises `UpstreamAwayError`, `UpstreamSlowError` and `UpstreamRefusalError`.
+        """
+        response = await self._send(target, path, body, _JSON, self._answer_seconds)
         try:
             async with asyncio.timeout(self._read_seconds):
                 content = await _read_answer(response)
         except _FAILURES as error:
-            raise UpstreamAwayError(type(error).__name__) from None
+            raise _explain(error) from None
         finally:
             response.release()
         if not _is_completion(content):
@@ -101,11 +118,8 @@ class Upstream:
         return rename_model(content, target)
 
     async def open(self, target: Target, path: Path, body: bytes) -> UpstreamStream:
-        """Return the answer as a stream whose first event has arrived.
-
-        Raises `UpstreamAwayError` and `UpstreamRefusalError`.
-        """
-        response = await self._send(target, path, body, _EVENTS)
+        """Return the answer as a stream whose first event has arrived; raise what `ask` does."""
+        response = await self._send(target, path, body, _EVENTS, self._read_seconds)
         stream = UpstreamStream(response, target, self._read_seconds)
         try:
             await stream.read_first()
@@ -115,20 +129,28 @@ class Upstream:
         return stream
 
     async def _send(
-        self, target: Target, path: Path, body: bytes, media_type: str
+        self, target: Target, path: Path, body: bytes, media_type: str, seconds: float
     ) -> aiohttp.ClientResponse:
         """Return the server's answer with its body unread, if its status and type are good.
 
-        Reading times out by itself only while nothing at all arrives; a server that sends headers
-        byte by byte, or preliminary answers for ever, is given up for the time altogether.
+        It has `seconds` to begin. Reading times out by itself only while nothing at all arrives; a
+        server that sends headers byte by byte, or preliminary answers for ever, is given up for the
+        time altogether.
         """
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=self._read_seconds,  # including the wait for a free connection
+            sock_connect=_CONNECT_SECONDS,
+            sock_read=seconds,
+        )
         try:
-            async with asyncio.timeout(2 * self._read_seconds):  # to connect, and to begin
+            async with asyncio.timeout(self._read_seconds + seconds):
                 response = await self._open_session().post(
                     f"{target.pool.url}{path}",
                     data=body,
                     headers=_build_headers(target),
                     allow_redirects=False,
+                    timeout=timeout,
                 )
                 if response.status == 200 and _is_as_asked(response, media_type):
                     return response
@@ -137,7 +159,7 @@ class Upstream:
                 finally:
                     response.release()
         except _FAILURES as error:
-            raise UpstreamAwayError(type(error).__name__) from None
+            raise _explain(error) from None
         raise problem
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -146,7 +168,6 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent",),
             )
@@ -190,16 +211,25 @@ class UpstreamStream:
         self._is_over = False
 
     async def read_first(self) -> None:
-        """Wait for the first event. Raises `UpstreamAwayError` if it does not come."""
+        """Wait for the first event. Raises `UpstreamAwayError` or `UpstreamSlowError`."""
         self._first = await self._read_events()
-        if not self._first or self._first.startswith(_ERROR_EVENTS):
+        if not self._first or _find_line(self._first, _ERRORS) == 0:
             raise UpstreamAwayError("it began with an error")
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield every event and the end mark. Raises `UpstreamBrokenError` if that is missing."""
+        """Yield every event and the end mark.
+
+        Raises `UpstreamBrokenError` if that is missing, and `UpstreamFailedError` in place of an
+        event that tells of an error, whatever follows it.
+        """
         events = self._first
         while events:
             length = _find_end(events)
+            failure = _find_line(events[:length], _ERRORS)
+            if failure is not None:
+                if before := events[: _find_last_end(events[:failure])]:
+                    yield before
+                raise UpstreamFailedError(_read_failure(events[failure:], self._target))
             self._is_over = length is not None
             yield events[:length]
             if self._is_over:
@@ -237,7 +267,7 @@ class UpstreamStream:
                     if self._pending_bytes > _MAX_EVENT_BYTES:
                         raise UpstreamAwayError(f"an event of more than {_MAX_EVENT_BYTES} bytes")
         except _FAILURES as error:
-            raise UpstreamAwayError(type(error).__name__) from None
+            raise _explain(error) from None
         return b""
 
     def _add(self, chunk: bytes) -> bytes:
@@ -246,7 +276,7 @@ class UpstreamStream:
         Only its own bytes are searched, so that a long event does not cost the square of its size.
         """
         seen = self._tail + chunk
-        end = max(seen.rfind(mark) + len(mark) if mark in seen else 0 for mark in _EVENT_ENDS)
+        end = _find_last_end(seen)
         if not end:
             self._keep(chunk, seen)
             return b""
@@ -267,12 +297,22 @@ def _find_end(events: bytes) -> int | None:
 
     What comes after it is no part of the answer.
     """
-    lines = b"\n" + events
-    marks = [place for end in _ENDS if (place := lines.find(end)) >= 0]
-    if not marks:
+    mark = _find_line(events, _ENDS)
+    if mark is None:
         return None
-    found = _EVENT_END.search(events, min(marks))
+    found = _EVENT_END.search(events, mark)
     return found.end() if found else len(events)
+
+
+def _find_line(events: bytes, marks: Sequence[bytes]) -> int | None:
+    """Return where the first line with one of these marks begins."""
+    lines = b"\n" + events
+    return min((place for mark in marks if (place := lines.find(mark)) >= 0), default=None)
+
+
+def _find_last_end(events: bytes) -> int:
+    """Return where the last whole event ends, 0 if none does."""
+    return max(events.rfind(mark) + len(mark) if mark in events else 0 for mark in _EVENT_ENDS)
 
 
 def rename_model(content: bytes, target: Target) -> bytes:
@@ -283,6 +323,14 @@ def rename_model(content: bytes, target: Target) -> bytes:
     public = json.dumps(target.public_name).encode()
     served = json.dumps(target.served_name).encode()
     return content.replace(b'"model":' + served, b'"model":' + public)
+
+
+def _explain(failure: Exception) -> UpstreamAwayError:
+    """Return the error for one of `_FAILURES`; without a connection, nothing was asked yet."""
+    is_slow = isinstance(failure, TimeoutError)
+    if is_slow and not isinstance(failure, aiohttp.ConnectionTimeoutError):
+        return UpstreamSlowError(type(failure).__name__)
+    return UpstreamAwayError(type(failure).__name__)
 
 
 def _build_headers(target: Target) -> dict[str, str]:
@@ -341,14 +389,20 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
     content = b""
     while len(content) <= _MAX_ERROR_BYTES and (chunk := await response.content.readany()):
         content += chunk
-    message = _read_message(content).replace(target.served_name, target.public_name)
-    return UpstreamRefusalError(message)
+    return UpstreamRefusalError(_read_message(content, target))
 
 
-def _read_message(content: bytes) -> str:
-    """Return what a server says is wrong with a request, without secrets that it repeats."""
+def _read_failure(events: bytes, target: Target) -> str:
+    """Return what the first of these events, which tells of an error, says."""
+    line = events.split(b"\n", 1)[0]
+    return _read_message(line.removeprefix(b"data:"), target)
+
+
+def _read_message(content: bytes, target: Target) -> str:
+    """Return what a server says is wrong, without secrets that it repeats or its names."""
     body = _read_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "It gave no reason."
-    return redact(" ".join(text.split()))[:_MAX_MESSAGE_CHARACTERS]
+    named = text.replace(target.served_name, target.public_name)
+    return redact(" ".join(named.split()))[:_MAX_MESSAGE_CHARACTERS]

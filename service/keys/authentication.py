@@ -8,7 +8,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.context import AppContext
@@ -16,14 +16,17 @@ from service.errors import ExciseError, UnauthorizedError
 from service.gateway.upstream import COMPLETION_PATHS
 from service.keys.operations import Identity, authenticate, hash_key
 from service.middleware import get_path, is_api_path
-from service.parameters import require_single
+from service.parameters import require_single, require_single_fields
 from service.problems import DATABASE_OUTAGES, build_outage_response, build_problem_response
 
 bearer = HTTPBearer(auto_error=False, description="An Excise API key, `exc_…`.")
 
 
 class Authentication:
-    """Refuses API requests without a valid key, before any of their body is read."""
+    """Refuses API requests without a valid key, before any of their body is read.
+
+    Also those whose query or headers contradict themselves.
+    """
 
     def __init__(self, app: ASGIApp, context: AppContext) -> None:
         self._app = app
@@ -36,6 +39,7 @@ class Authentication:
             return
         try:
             identity = await self._identify(scope)
+            require_single_fields(QueryParams(scope["query_string"]))
         except ExciseError as error:
             await build_problem_response(error)(scope, receive, send)
         except DATABASE_OUTAGES as error:

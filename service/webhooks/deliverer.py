@@ -41,6 +41,10 @@ CLAIM_SECONDS = 4 * DEADLINE_SECONDS
 KEPT_DAYS = 30
 """How long deliveries are kept in the log after their end. Chosen by hand."""
 
+KEPT_ATTEMPTS = 5 * TRIES
+"""How many attempts the log of a delivery shows, the latest ones: a message may be sent again as
+often as its owner likes. Chosen by hand."""
+
 _TIDY_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 10.0
 _DATABASE_THREADS = 4
@@ -223,12 +227,23 @@ class Deliverer:
             webhook.busy_until = fetch_now(session)  # moves it to the end of the order of claims
             delivery = repository.find_delivery(session, webhook.id, post.delivery_id, lock=True)
             if delivery is not None and delivery.status == DeliveryStatus.PENDING:
-                self._note(session, webhook, delivery, outcome)
+                self._note(
+                    session, webhook, delivery, outcome, is_elsewhere=webhook.url != post.url
+                )
 
     def _note(
-        self, session: Session, webhook: Webhook, delivery: WebhookDelivery, outcome: Outcome
+        self,
+        session: Session,
+        webhook: Webhook,
+        delivery: WebhookDelivery,
+        outcome: Outcome,
+        *,
+        is_elsewhere: bool,
     ) -> None:
-        """Add the attempt to the log; decide when the next one is, and whether there is one."""
+        """Add the attempt to the log; decide when the next one is, and whether there is one.
+
+        One that went to an address which the webhook no longer has says nothing of the new one.
+        """
         now = fetch_now(session)
         attempt = {
             "at": now.isoformat(),
@@ -236,14 +251,14 @@ class Deliverer:
             "error": outcome.error,
             "milliseconds": outcome.milliseconds,
         }
-        delivery.attempts = [*delivery.attempts, attempt]
+        delivery.attempts = [*delivery.attempts, attempt][-KEPT_ATTEMPTS:]
         delivery.tries_left -= 1
+        if not is_elsewhere:
+            webhook.failing_since = None if outcome.is_delivered else webhook.failing_since or now
         if outcome.is_delivered:
-            webhook.failing_since = None
             delivery.status, delivery.next_attempt_at = DeliveryStatus.DELIVERED, None
             delivery.ended_at = now
             return
-        webhook.failing_since = webhook.failing_since or now
         if delivery.tries_left <= 0:
             delivery.status, delivery.next_attempt_at = DeliveryStatus.FAILED, None
             delivery.ended_at = now
@@ -251,7 +266,8 @@ class Deliverer:
             pauses = self._settings.webhook_retry_seconds
             draw = random.random()  # noqa: S311 - no secret
             delivery.next_attempt_at = now + find_pause(TRIES - delivery.tries_left, draw, pauses)
-        self._give_up_if_hopeless(session, webhook, outcome)
+        if not is_elsewhere:
+            self._give_up_if_hopeless(session, webhook, outcome)
 
     def _give_up_if_hopeless(self, session: Session, webhook: Webhook, outcome: Outcome) -> None:
         """Disable a webhook whose receiver is gone, or has failed for too long."""

@@ -85,17 +85,17 @@ def list_webhooks(
 def change_webhook(
     session: Session, tenant_id: str, webhook_id: str, change: WebhookChange
 ) -> Webhook:
-    """Change the webhook. If enabled again, it receives events from now on."""
+    """Change the webhook. If enabled again, it receives events from now on.
+
+    Failures count for the address at which they happened: a new one starts afresh. What changes
+    nothing is not recorded.
+    """
     webhook = get_webhook(session, tenant_id, webhook_id, lock=True)
-    record(
-        session,
-        tenant_id,
-        "webhook.change",
-        webhook_id,
-        {"changed": sorted(change.model_fields_set)},
-    )
-    if change.url is not None:
-        webhook.url = change.url
+    if not (changed := _list_changed(webhook, change)):
+        return webhook
+    record(session, tenant_id, "webhook.change", webhook_id, {"changed": changed})
+    if change.url is not None and change.url != webhook.url:
+        webhook.url, webhook.failing_since = change.url, None
     if change.events is not None:
         webhook.events = [event.value for event in change.events]
     if change.description is not None:
@@ -162,8 +162,9 @@ def retry_delivery(
     webhook = get_webhook(session, tenant_id, webhook_id, keep=True)
     _require_enabled(webhook)
     delivery = _get_delivery(session, webhook, delivery_id)
+    now = fetch_now(session)  # a query writes what was changed before it, and half is not allowed
     delivery.status, delivery.ended_at = DeliveryStatus.PENDING, None
-    delivery.tries_left, delivery.next_attempt_at = TRIES, fetch_now(session)
+    delivery.tries_left, delivery.next_attempt_at = TRIES, now
     session.flush()
     return delivery
 
@@ -175,6 +176,15 @@ def list_signers(webhook: Webhook, now: datetime) -> list[SecretStr]:
     if webhook.previous_secret is not None and until is not None and now < until:
         signers.append(webhook.previous_secret)
     return signers
+
+
+def _list_changed(webhook: Webhook, change: WebhookChange) -> list[str]:
+    """Return the fields that would have another value, and `status` where failures are forgiven."""
+    wanted = change.model_dump(mode="json", exclude_none=True)
+    changed = [name for name, value in wanted.items() if getattr(webhook, name) != value]
+    if wanted.get("status") == WebhookStatus.ENABLED and webhook.failing_since is not None:
+        changed.append("status")
+    return sorted(set(changed))
 
 
 def _get_delivery(session: Session, webhook: Webhook, delivery_id: str) -> WebhookDelivery:

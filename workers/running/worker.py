@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from celery import Celery, Task
@@ -15,6 +16,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 from excise.logs import configure_logging
 from service.database import Database
 from service.tracing import HEADER, flush_traces
+from workers.running import messages
 from workers.running.exposition import serve_metrics
 from workers.running.launching import preload
 from workers.running.leased import LeasedWork
@@ -23,6 +25,8 @@ from workers.running.supervision import Supervisor
 from workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
+
+_OWN_TRANSPORT_SCHEMES = ("redis", "rediss")
 
 
 def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) -> Celery:
@@ -68,6 +72,8 @@ def build_worker(settings: WorkerSettings, leased: Sequence[LeasedWork[Any]]) ->
 def _build_app(broker_url: str) -> Celery:
     """Return the application, without tasks."""
     app = Celery("excise-workers", broker=broker_url)
+    if urlsplit(broker_url).scheme in _OWN_TRANSPORT_SCHEMES:
+        app.conf.broker_transport = f"{messages.__name__}:{messages.Transport.__name__}"
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],

@@ -33,6 +33,7 @@ job)
     ;;
 *)
     echo "::error title=Excise::mode is '$EXCISE_MODE'; write gate or job" >&2
+    echo "exit-code=1" >> "$GITHUB_OUTPUT"
     exit 1
     ;;
 esac
@@ -61,6 +62,8 @@ fi
 {
     echo "exit-code=$code"
     echo "is-new=$is_new"
-    if [ -f "$report" ]; then echo "report=$report"; fi
+    case "$code" in
+    0 | 100) if [ -f "$report" ]; then echo "report=$report"; fi ;;
+    esac # any other code is no verdict, whatever files there are
 } >> "$GITHUB_OUTPUT"
 exit "$code"

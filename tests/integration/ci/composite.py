@@ -6,6 +6,7 @@ Steps that use other actions are recorded but not run; those are GitHub's own, i
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -90,7 +91,7 @@ def _run_step(
     assert step["shell"] == "bash"
     script, output = run.workspace / f".step-{number}.sh", run.workspace / f".output-{number}"
     script.write_text(_expand(run, step["run"]))
-    output.touch()
+    output.write_text("")
     environment = {
         **run.environment,
         **{name: _expand(run, str(value)) for name, value in step.get("env", {}).items()},
@@ -139,8 +140,11 @@ def _evaluate(run: Run, expression: str) -> Any:
     """Return the value of an expression, of the few forms that the action uses."""
     translated = _NAME.sub(lambda found: _translate(found[0]), expression.strip())
     translated = translated.replace("&&", " and ").replace("||", " or ")
+    translated = re.sub(r"!(?!=)", " not ", translated)
     functions = {
         "look_up": lambda name: _look_up(run, name),
+        "contains": lambda values, value: value in values,
+        "fromJSON": json.loads,
         "hashFiles": lambda *names: _hash_files(run.workspace, names),
         "always": lambda: True,
         "success": lambda: not run.has_failed and not run.is_cancelled,

@@ -93,6 +93,42 @@ def test_an_error_exits_with_1_and_leaves_no_old_verdict(repository: Path, comma
     assert any(name.startswith(UPLOAD) for name in found.used)
 
 
+@pytest.mark.parametrize(
+    ("end", "code"), [("kill -KILL $$", 137), ("kill -SEGV $$", 139), ("exit 1", 1), ("exit 2", 2)]
+)
+def test_a_run_without_a_verdict_never_leaves_an_earlier_one(
+    repository: Path, command: str, host: tuple[Host, Server], end: str, code: int
+) -> None:
+    """Such as one whose memory ran out; what it wrote before is no verdict."""
+    found, server = host
+    first = run(repository, command, server, model="models/base", against="models/base")
+    assert "### ✅" in found.comments[0]["body"], first.log
+    (repository / "kept.json").write_bytes((repository / "excise-output/gate.json").read_bytes())
+    dying = write_dying(repository / "dying", command, end)
+    second = run(repository, dying, server, model="models/base", against="models/base")
+    assert second.outputs["action"] == {"exit-code": str(code), "report": ""}
+    (comment,) = found.comments
+    assert "no verdict" in comment["body"]
+    assert "✅" not in comment["body"] + second.summary
+
+
+def test_a_wrong_mode_is_told(repository: Path, command: str, host: tuple[Host, Server]) -> None:
+    found, server = host
+    ended = run(repository, command, server, mode="gates")
+    assert ended.codes["Judge"] == 1
+    assert "no verdict" in found.comments[0]["body"]
+
+
+def write_dying(path: Path, command: str, end: str) -> str:
+    """Return an `excise` whose gate writes a file kept from another run, and ends like this."""
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = gate ] || exec {command} "$@"\n'
+        f"cp kept.json excise-output/gate.json\n{end}\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_the_shell_does_not_interpret_inputs(repository: Path, command: str) -> None:
     hostile = '"; touch pwned; $(touch pwned) `touch pwned`'
     found = run(repository, command, model=hostile, against=hostile, comment_id=hostile)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.integration.cli.warm_command import ROOT
 from tests.unit.excise.cli.test_ci import Host
@@ -84,3 +85,42 @@ def test_a_fine_tune_that_got_worse_turns_the_pipeline_red(
     assert "https://gitlab.example/team/model/-/jobs/7" in comment["body"]
     found = list(repository.rglob("gate.xml"))
     assert found, "JUnit is among the artifacts"
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "posted"),
+    [
+        ("exit 0", 0, "ci post out/gate.json"),
+        ("exit 100", 100, "ci post out/gate.json"),
+        ("exit 1", 1, "ci post --id"),
+        ("kill -KILL $$", 137, "ci post --id"),
+        ("kill -SEGV $$", 139, "ci post --id"),
+        ("kill -TERM $$", 143, None),
+        ("kill -INT $$", 130, None),
+    ],
+)
+def test_only_a_verdict_is_posted_with_its_report(
+    tmp_path: Path, end: str, code: int, posted: str | None
+) -> None:
+    """A run whose memory ran out says so; one that was cancelled leaves the comment alone."""
+    template = ROOT / "deploy" / "ci" / "gitlab" / "templates" / "excise.yml"
+    _, jobs = yaml.safe_load_all(template.read_text())
+    ((_, job),) = jobs.items()
+    (script,) = job["script"]
+    excise = tmp_path / "excise"
+    excise.write_text(
+        '#!/bin/sh\necho "$@" >> calls\n[ "$1" = gate ] || exit 0\n'
+        f"mkdir -p out; touch out/gate.json\n{end}\n"
+    )
+    excise.chmod(0o755)
+    given = {name: "" for name in job["variables"] if name.startswith("EXCISE_")}
+    given |= {"EXCISE_MODE": "gate", "EXCISE_OUTPUT": "out", "EXCISE_COMMENT": "true"}
+    given |= {"CI_MERGE_REQUEST_IID": "5", "CI_JOB_URL": "https://gitlab.example/-/jobs/7"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
+    ended = subprocess.run(
+        ["sh", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert ended.returncode == code, ended.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if call.startswith("ci post")] == calls[1:]
+    assert [call[: len(posted or "")] for call in calls[1:]] == ([posted] if posted else [])

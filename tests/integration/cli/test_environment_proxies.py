@@ -123,7 +123,7 @@ def ask_vllm(url: str) -> None:
 
 def ask_upstream(url: str) -> None:
     async def ask() -> None:
-        upstream = Upstream(5)
+        upstream = Upstream(5, 5)
         pool = ServingPool(name="main", url=url, base_model="tiny", api_key=KEY)
         try:
             await upstream.ask(Target(pool, "tiny", "tiny"), "/v1/completions", b"{}")

@@ -105,6 +105,23 @@ def test_secrets_are_referenced_and_never_contained(name: str) -> None:
                 assert set(variable) == {"name", "valueFrom"}
 
 
+@pytest.mark.parametrize("values", [(), ("--set", "serviceMonitor.enabled=true")])
+def test_the_metrics_token_is_a_reference_whoever_scrapes(values: tuple[str, ...]) -> None:
+    manifests = render_example(
+        "minimal.yaml",
+        *("--set", "serviceMonitor.tokenSecret=scrape"),
+        *("--set-string", "settings.EXCISE_MAX_STREAMS_PER_KEY=9"),
+        *values,
+    )
+    [container] = find(manifests, "Deployment", "prod-excise-api")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    found = {variable["name"]: variable for variable in container["env"]}
+    assert found["EXCISE_METRICS_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] == "scrape"
+    assert found["EXCISE_MAX_STREAMS_PER_KEY"]["value"] == "9"
+    assert any(m["kind"] == "ServiceMonitor" for m in manifests) == bool(values)
+
+
 def test_only_the_api_reaches_vllm() -> None:
     manifests = render_example("gpu-serving.yaml")
     policy = find(manifests, "NetworkPolicy", "prod-excise-vllm")["spec"]
@@ -202,6 +219,8 @@ def test_the_database_is_migrated_before_anything_starts() -> None:
         ("worker.drainSeconds=-1", "drainSeconds"),
         ("artifacts.url=/srv", "url"),
         ("settings.EXCISE_DATABASE_URL=x", "EXCISE_DATABASE_URL"),
+        ("settings.EXCISE_METRICS_TOKEN=x", "EXCISE_METRICS_TOKEN"),
+        ("settings.EXCISE_SCORER_SECRET=x", "EXCISE_SCORER_SECRET"),
         ("serving.pools[0].name=Main", "pools"),
     ],
 )

@@ -17,6 +17,8 @@ import redis
 
 from service.broker import Broker
 from service.embedded.valkey import find_free_port
+from service.models import new_id
+from service.outbox import JOB_TASK
 from workers.running.worker import _build_app
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,12 +95,12 @@ def test_api_and_worker_reach_a_broker_behind_tls(tls_port: int, certificate: Pa
     try:
         broker.ping()
         with broker.publisher() as publish:
-            publish("excise.nobody", "row_1")
+            publish(JOB_TASK, new_id("job"))
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=10)
             queue = connection.SimpleQueue("celery")
             message = queue.get(timeout=20)
-            assert message.headers["task"] == "excise.nobody"
+            assert message.headers["task"] == JOB_TASK
             message.ack()
             queue.close()
     finally:

@@ -44,3 +44,30 @@ def test_answers_with_a_secret_are_not_stored(client: TestClient) -> None:
     for answer in (key, webhook, rotated):
         assert answer.headers["Cache-Control"] == "no-store"
     assert client.get("/v1/keys").headers["Cache-Control"] == "private, no-cache"
+
+
+def test_no_query_may_give_a_parameter_twice(client: TestClient) -> None:
+    for path in ("/v1/jobs", "/v1/audit", "/v1/versions"):
+        answer = client.get(path, params=[("limit", "1"), ("limit", "2")])
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "limit")
+    assert client.get("/v1/jobs?limit=1&limit=2", headers={"Authorization": ""}).status_code == 401
+
+
+def test_a_body_that_is_not_marked_as_json_is_told_so(client: TestClient) -> None:
+    """What curl and others send with `-d` unless they are told the type."""
+    app = client.app
+    assert isinstance(app, FastAPI)
+    for path, operations in app.openapi()["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            if list(content) != ["application/json"]:
+                continue
+            for media_type in ("application/x-www-form-urlencoded", "text/plain", "text/json"):
+                answer = client.request(
+                    method,
+                    path.replace("{", "").replace("}", ""),
+                    content=b'{"model": "tiny"}',
+                    headers={"Content-Type": media_type},
+                )
+                assert answer.json()["error"]["param"] == "Content-Type", (path, answer.text)
+                assert "Send Content-Type: application/json" in answer.json()["detail"]

@@ -301,6 +301,46 @@ def test_a_webhook_without_receiver_is_disabled_at_once(
     assert "410" in shown["status_reason"]
 
 
+def test_failures_count_for_the_address_at_which_they_happened(
+    client: TestClient, receiver: Receiver, deliverer: Deliverer, settings: Settings
+) -> None:
+    """The owner corrects the address while the old one is failing, and answers 410 at last."""
+    webhook = create(client, receiver)
+    path = f"/v1/webhooks/{webhook['id']}"
+
+    def move(name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = client.patch(path, json={"url": receiver.url + name}).json()
+        return shown
+
+    receiver.statuses.append(500)
+    client.post(f"{path}/ping")
+    deliverer.deliver_once()
+    assert client.get(path).json()["failing_since"]
+    assert move("")["failing_since"], "it is the same address"
+    assert move("/new")["failing_since"] is None
+
+    def answer_late(request: Request) -> Reply:
+        move("/newest")
+        return Reply(b"", 410)
+
+    with serve(answer_late) as late:
+        allowed = (*settings.webhook_hosts, f"127.0.0.1:{late.port}")
+        changed = settings.model_copy(update={"webhook_hosts": allowed})
+        old = f"http://127.0.0.1:{late.port}/hook"
+        with deliverer._database.transaction() as session:
+            session.execute(text("UPDATE webhooks SET url = :url"), {"url": old})
+        assert Deliverer(deliverer._database, changed).deliver_once() == 1
+    shown = client.get(path).json()
+    assert (shown["url"], shown["status"]) == (f"{receiver.url}/newest", "enabled")
+    assert shown["failing_since"] is None
+    assert [one["status_code"] for one in list_deliveries(client, webhook)[0]["attempts"]] == [
+        500,
+        410,
+    ]
+    assert deliver_all(deliverer) == 1
+    assert list_deliveries(client, webhook)[0]["status"] == "delivered"
+
+
 def test_a_rotation_leaves_no_gap(
     client: TestClient, receiver: Receiver, deliverer: Deliverer, database: Database
 ) -> None:
@@ -391,6 +431,44 @@ def test_a_webhook_can_be_changed_and_deleted(
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
     assert deliverer.deliver_once() == 0
+
+
+def test_what_changes_nothing_of_a_webhook_is_not_recorded(
+    client: TestClient, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    path = f"/v1/webhooks/{create(client, receiver)['id']}"
+
+    def change(**fields: Any) -> list[list[str]]:
+        assert client.patch(path, json=fields).status_code == 200
+        entries = client.get("/v1/audit", params={"action": "webhook.change"}).json()["data"]
+        return [entry["data"]["changed"] for entry in entries]
+
+    assert change() == []
+    same = client.get(path).json()
+    assert change(url=same["url"], events=same["events"], status="enabled", description="") == []
+    assert change(url=same["url"], description="x") == [["description"]]
+    receiver.statuses.append(500)
+    client.post(f"{path}/ping")
+    deliverer.deliver_once()
+    assert change(status="enabled") == [["description"], ["status"]], "failures are forgiven"
+    assert client.get(path).json()["failing_since"] is None
+
+
+def test_of_a_message_that_is_sent_for_ever_the_last_attempts_are_shown(
+    client: TestClient,
+    receiver: Receiver,
+    deliverer: Deliverer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.webhooks.deliverer.KEPT_ATTEMPTS", 2)
+    webhook = create(client, receiver)
+    sent = client.post(f"/v1/webhooks/{webhook['id']}/ping").json()
+    for status in (200, 201, 202):
+        receiver.statuses.append(status)
+        assert deliverer.deliver_once() == 1
+        client.post(f"/v1/webhooks/{webhook['id']}/deliveries/{sent['id']}/retry")
+    (shown,) = list_deliveries(client, webhook)
+    assert [attempt["status_code"] for attempt in shown["attempts"]] == [201, 202]
 
 
 def test_lists_are_paged(client: TestClient, receiver: Receiver, deliverer: Deliverer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -27,12 +28,14 @@ from service.database import Database
 from service.jobs.operations import cancel_job, submit_job
 from service.keys.operations import Identity
 from service.models import ApiKey, Event, Job, JobArtifact, Shard, StageResult
+from service.outbox import JOB_TASK
 from service.prompt_sets.operations import create_prompt_set
 from service.relay import Relay
 from tests.acceptance.harness import SHORT, build_model, build_prompts, list_job_processes
 from tests.faulty import LOOP
 from tests.integration.service.conftest import clear_jobs
 from tests.integration.workers.shard_worker import SHARDS, digest, find_folder
+from workers.running.messages import QUEUE
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -230,6 +233,24 @@ def test_a_worker_killed_in_the_middle_of_a_shard_changes_no_bit(
     assert count_workers(database, job_id) == 2
     assert len(workers.started(position)) >= 2  # another worker began it again
     assert read(database, job_id).attempts == (2 if victim == "owner" else 1)
+
+
+def test_a_worker_outlives_whatever_is_in_its_queue(
+    database: Database, workers: Workers, make_job: Callable[[], str], broker_url: str
+) -> None:
+    """It had ended over such messages, after giving them back to the next one."""
+    envelope = {
+        "body": "%%%",
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"task": JOB_TASK, "id": "x"},
+        "properties": {"delivery_tag": "x", "delivery_info": {}, "body_encoding": "base64"},
+    }
+    with Redis.from_url(broker_url) as connection:
+        for message in (b"{", b"\xff", "[" * 100_000, "[]", json.dumps(envelope)):
+            connection.lpush(QUEUE, message)
+    workers.start(1)
+    assert find_combined(database, make_job()) == EXPECTED
 
 
 def test_a_broker_that_forgets_everything_delays_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -108,6 +109,23 @@ def test_what_is_shared_is_checked_first(store: ArtifactStore, tmp_path: Path) -
     with pytest.raises(ArtifactCorruptError):
         local.share_file(sha256, tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_was_cut_off_is_stored_anew(
+    store: ArtifactStore, tmp_path: Path, is_file: bool
+) -> None:
+    """As by a disk that was full, or a backup; who has the content still need not know of it."""
+    (tmp_path / "file").write_bytes(b"content")
+    sha256 = store.put_bytes(b"content")
+    for cut in (b"", b"cont"):
+        store.delete(sha256)
+        store._write(sha256, io.BytesIO(cut))
+        with pytest.raises(ArtifactCorruptError):
+            store.get(sha256)
+        found = store.put_file(tmp_path / "file") if is_file else store.put_bytes(b"content")
+        assert found == sha256
+        assert store.get(sha256) == b"content"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

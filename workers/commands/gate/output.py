@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from excise.whole_files import require_writable, write_whole
+from excise.whole_files import remove_earlier, require_writable, write_whole
 from workers.commands.gate.errors import OutputNotClearedError, OutputNotWritableError
 
 JSON_NAME, MARKDOWN_NAME, JUNIT_NAME = "gate.json", "gate.md", "gate.xml"
@@ -17,14 +17,10 @@ def clear_output(folder: Path) -> None:
 
     Raises `OutputNotClearedError` if one cannot be removed, after the others.
     """
-    failure = None
-    for name in NAMES:
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            failure = error
-    if failure is not None:
-        raise OutputNotClearedError(folder, failure.strerror or str(failure)) from failure
+    try:
+        remove_earlier(folder, NAMES)
+    except OSError as error:
+        raise OutputNotClearedError(folder, error.strerror or str(error)) from error
 
 
 def check_output(folder: Path) -> None:

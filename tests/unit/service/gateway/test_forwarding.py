@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from service.gateway import forwarding
 from service.gateway.forwarding import Forwarder
 from service.gateway.limits import OpenCompletions
 from service.gateway.metrics import GatewayMetrics
-from service.gateway.upstream import UpstreamAwayError
+from service.gateway.upstream import UpstreamAwayError, UpstreamFailedError, UpstreamSlowError
 from service.keys.operations import Identity
 
 GUARD_SECONDS = 30
@@ -29,7 +30,8 @@ class Fake:
 
     def __init__(self) -> None:
         self.closed = 0
-        self.is_away = False
+        self.is_away = self.is_slow = False
+        self.asked = 0
         self.public_name = self.served_name = "mv_1"
 
     async def find_route(self, tenant_id: str, model: str) -> Fake:
@@ -45,6 +47,9 @@ class Fake:
         return self
 
     async def ask(self, *_: object) -> bytes:
+        self.asked += 1
+        if self.is_slow:
+            raise UpstreamSlowError("slow")
         if self.is_away:
             raise UpstreamAwayError("away")
         return b"{}"
@@ -94,6 +99,33 @@ def test_a_client_that_does_not_read_is_left(monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(run())
 
 
+def test_a_servers_error_in_the_middle_is_told_in_openais_form() -> None:
+    sent: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    async def fail() -> AsyncIterator[bytes]:
+        yield b"data: {}\n\n"
+        raise UpstreamFailedError("the engine died.")
+
+    async def run() -> None:
+        fake, forwarder, _ = make()
+        fake.events = fail
+        answer = await forwarder.forward(call("a"), "/v1/completions", STREAM, never)
+        await answer(SCOPE, never, keep)
+        assert count_ended(forwarder, "broken") == 1.0
+
+    asyncio.run(run())
+    event = b"".join(message.get("body", b"") for message in sent).split(b"\n\n")[1]
+    assert json.loads(event.removeprefix(b"data: "))["error"] == {
+        "code": "unavailable",
+        "message": "The server of mv_1 ended the answer with an error: the engine died. "
+        "Send the request again.",
+        "param": None,
+    }
+
+
 def test_open_completions_are_limited_by_key_and_tenant() -> None:
     async def run() -> None:
         _, forwarder, limits = make()
@@ -123,6 +155,22 @@ def test_a_completion_that_failed_is_no_longer_under_way() -> None:
         fake.is_away = True
         with pytest.raises(UnavailableError):
             await forwarder.forward(call("a"), "/v1/completions", WHOLE, never)
+        assert not limits._open
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_slow_is_not_asked_for_the_same_again() -> None:
+    async def run() -> None:
+        fake, forwarder, limits = make()
+        fake.is_slow = True
+        with pytest.raises(UnavailableError, match="did not answer in time"):
+            await forwarder.forward(call("a"), "/v1/completions", WHOLE, never)
+        assert (fake.asked, count_ended(forwarder, "unavailable")) == (1, 1.0)
+        fake.is_slow, fake.is_away = False, True
+        with pytest.raises(UnavailableError, match="does not answer"):
+            await forwarder.forward(call("a"), "/v1/completions", WHOLE, never)
+        assert fake.asked == 3
         assert not limits._open
 
     asyncio.run(run())

@@ -75,6 +75,24 @@ def test_what_would_change_the_meaning_is_refused(field: dict[str, Any]) -> None
         send(ANSWERED | field)
 
 
+@pytest.mark.parametrize(
+    ("field", "taken", "refused"),
+    [
+        ("stop_token_ids", [2**31 - 1] * 100, [2**31]),
+        ("stop_token_ids", [1], [1] * 101),
+        ("prompt", [2**31 - 1], [2**63]),
+        ("prompt", [[2**31 - 1]], [[2**63]]),
+        ("top_k", 2**31 - 1, 2**31),
+    ],
+)
+def test_what_would_end_a_servers_engine_is_refused(field: str, taken: Any, refused: Any) -> None:
+    """128 stop tokens, the model's own among them, and 32 bits are what vLLM's buffers hold."""
+    request = {"model": "m", "prompt": "x", "min_tokens": 1}
+    CompletionRequest.model_validate(request | {field: taken})
+    with pytest.raises(ValidationError):
+        CompletionRequest.model_validate(request | {field: refused})
+
+
 @pytest.mark.parametrize("prompt", [[7.0, 8], [[7.0], [8]]])
 def test_whole_numbers_are_integers_however_json_writes_them(prompt: list[Any]) -> None:
     request = CompletionRequest.model_validate({"model": "m", "prompt": prompt, "n": 2.0})

@@ -22,7 +22,9 @@ from service.gateway.upstream import (
     Upstream,
     UpstreamAwayError,
     UpstreamBrokenError,
+    UpstreamFailedError,
     UpstreamRefusalError,
+    UpstreamSlowError,
     UpstreamStream,
     rename_model,
 )
@@ -73,6 +75,23 @@ def read(pieces: Sequence[bytes], breaks: bool = False) -> bytes:
     return asyncio.run(run())
 
 
+def read_until_it_fails(pieces: Sequence[bytes]) -> tuple[bytes, UpstreamFailedError]:
+    """What the gateway would send on, and the error with which the stream ends."""
+
+    async def run() -> tuple[bytes, UpstreamFailedError]:
+        response: Any = SimpleNamespace(content=Body(pieces), release=lambda: None)
+        stream, passed = UpstreamStream(response, TARGET, 5), b""
+        await stream.read_first()
+        try:
+            async for events in stream.events():
+                passed += events
+        except UpstreamFailedError as failure:
+            return passed, failure
+        raise AssertionError("the stream ended without an error")
+
+    return asyncio.run(run())
+
+
 async def read_to_end(stream: UpstreamStream) -> bytes:
     try:
         return b"".join([events async for events in stream.events()])
@@ -106,9 +125,11 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(server: Handler, read_seconds: float = 5) -> AsyncIterator[tuple[Upstream, Target]]:
+async def serve(
+    server: Handler, read_seconds: float = 5, answer_seconds: float = 5
+) -> AsyncIterator[tuple[Upstream, Target]]:
     listener = await asyncio.start_server(server, "127.0.0.1", 0)
-    upstream = Upstream(read_seconds)
+    upstream = Upstream(read_seconds, answer_seconds)
     try:
         yield upstream, make_target(listener.sockets[0].getsockname()[1])
     finally:
@@ -208,6 +229,22 @@ def test_nothing_after_the_end_mark_is_passed_on(ending: bytes, after: bytes) ->
     assert read([EVENTS + ending + after]) == expected
     assert read([EVENTS, ending + after, after]) == expected
     assert read([ending + after]) == ending
+
+
+@pytest.mark.parametrize("form", ['{"error":%s}', '{"error": %s}', '{"object": "error",%s'])
+@pytest.mark.parametrize("ends", [b"\n\n", b"\r\n\r\n"])
+def test_an_error_in_the_middle_is_not_passed_on_as_it_came(form: str, ends: bytes) -> None:
+    """As vLLM tells of one: as an event, with the end mark after it."""
+    told = json.dumps({"message": "mv_1.abcd died. Authorization: Bearer between-us-alone"})
+    document = form % (told if form.endswith("}") else told[1:])
+    error = b"event: error\ndata: " + document.encode() + ends
+    text = json.dumps({"model": "mv_1.abcd", "text": f"data: {document}"}).encode()
+    before = EVENTS + b"data: " + text + ends
+    for pieces in ([before + error + END], [before, error, END], [before, error + EVENTS + END]):
+        passed, failure = read_until_it_fails(pieces)
+        assert passed == before.replace(b'"model":"mv_1.abcd"', b'"model":"mv_1"')
+        assert str(failure).startswith("mv_1 died. Authorization: ")
+        assert "between" not in str(failure)
 
 
 @pytest.mark.parametrize("breaks", [True, False])
@@ -317,12 +354,44 @@ def test_a_server_that_goes_on_piece_by_piece_is_given_up(
             over.set()
 
         try:
-            async with serve(drip, read_seconds=0.2) as (upstream, target):
+            async with serve(drip, 0.2, 0.2) as (upstream, target):
                 await asyncio.wait_for(work(upstream, target), GUARD_SECONDS)
         finally:
             await over.wait()
 
     with pytest.raises(error, match="TimeoutError"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "work", "is_slow"),
+    [
+        pytest.param(build_answer(200, WHOLE), ask_whole, False, id="whole"),
+        pytest.param(build_stream(EVENTS + END), stream_whole, True, id="stream"),
+    ],
+)
+def test_a_whole_answer_may_take_longer_to_begin_than_a_stream(
+    answer: bytes, work: Work, is_slow: bool
+) -> None:
+    """A server sends nothing of it before all of it was generated."""
+
+    async def run() -> None:
+        over = asyncio.Event()
+
+        async def generate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n{}")
+            await asyncio.sleep(0.4)
+            writer.write(answer)
+            writer.close()
+            over.set()
+
+        try:
+            async with serve(generate, read_seconds=0.1) as (upstream, target):
+                await work(upstream, target)
+        finally:
+            await over.wait()
+
+    with pytest.raises(UpstreamSlowError) if is_slow else nullcontext():
         asyncio.run(run())
 
 
@@ -426,7 +495,7 @@ def test_a_server_that_is_not_there_may_be_asked_again() -> None:
         server = Server(b"")
         async with serve(server) as (_, target):
             pass
-        upstream = Upstream(5)
+        upstream = Upstream(5, 5)
         try:
             await ask_whole(upstream, target)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -383,6 +384,12 @@ def test_a_set_with_limits_of_its_own_has_those_and_what_it_omits_as_all() -> No
         assert "longer" not in limits
         assert limits["shorter"] == 0.7
         assert {request.subject for request in asked} == {"advert"}
+
+
+def test_a_spec_without_limits_of_single_sets_names_none_when_dumped() -> None:
+    """So that workers of the release before, which know no `sets`, take the job."""
+    assert set(ResponsesSpec().model_dump(mode="json")) == set(ResponseLimitsSpec.model_fields)
+    assert json.loads(ResponsesSpec().model_dump_json()) == ResponsesSpec().model_dump(mode="json")
 
 
 def test_a_limit_of_its_own_holds_for_a_set_that_causes_loops_and_those_of_all_do_not() -> None:
