@@ -273,7 +273,8 @@ def rank_jointly(
         cost = _add_costs(pool.guards, ledgers, prices or {}).add_(floor)
         scores = torch.where(available, useful / cost.pow_(cost_weight), -torch.inf)
         size = min(step, limit - count, int(available.sum()))
-        taken = scores.argsort(descending=True, stable=True)[:size]
+        # a copy, since a part would keep the whole order in memory until the last step
+        taken = scores.argsort(descending=True, stable=True)[:size].clone()
         order.append(taken)
         available[taken] = False
         if most_of_module is not None:

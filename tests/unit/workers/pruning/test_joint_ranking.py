@@ -467,3 +467,20 @@ def test_what_a_full_module_does_not_give_costs_nothing(monkeypatch: pytest.Monk
     benefit = {"a": torch.tensor([[9.0, 8.0]]), "b": torch.tensor([[1.1, 1.0]])}
     found = rank_jointly(pool, gather(pool.components, benefit), 0.0, 2, most_of_module=1)
     assert places(found) == [("a", 0), ("b", 0)]
+
+
+def test_what_is_kept_of_a_step_is_no_larger_than_what_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[tuple[int, int]] = []
+    sum_columns = joint_ranking._sum_columns
+
+    def watch(rows: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+        kept.append((len(taken), taken.untyped_storage().nbytes() // taken.element_size()))
+        return sum_columns(rows, taken)
+
+    monkeypatch.setattr(joint_ranking, "_sum_columns", watch)
+    monkeypatch.setattr(joint_ranking, "STEPS", 4)
+    columns = [[0.1 + 0.01 * number] for number in range(40)]
+    rank(build_pool(*columns), [1.0] * 40, 8)
+    assert kept == [(2, 2)] * 4
