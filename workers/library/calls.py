@@ -37,6 +37,7 @@ from workers.library.checks import (
 )
 from workers.library.context import MemoryContext, listening
 from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
+from workers.library.modes import plain_torch
 from workers.library.outcome import CHECKPOINT_FOLDER, Outcome, ReportT
 from workers.library.sets import Sets
 from workers.models.machine import measure_machine
@@ -49,6 +50,7 @@ Settings = Any
 _Spec = TypeVar("_Spec", CorrectionSpec, CircuitSpec, CompressionSpec)
 
 
+@plain_torch()
 def correct(
     model: Given,
     behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
@@ -84,6 +86,7 @@ def correct(
         )
 
 
+@plain_torch()
 def estimate(
     model: Given,
     behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
@@ -112,6 +115,7 @@ def estimate(
     return estimate_on(question, measure_machine(checkpoint.device))
 
 
+@plain_torch()
 def find_circuit(
     model: Given,
     task: str | Sequence[Mapping[str, str]] = "ioi",
@@ -136,6 +140,7 @@ def find_circuit(
     )
 
 
+@plain_torch()
 def compress(
     model: Given,
     calibration: Texts | Mapping[str, Any],
@@ -170,6 +175,7 @@ def compress(
     )
 
 
+@plain_torch()
 def apply(
     patch: Patch | bytes | str | Path,
     model: Given,

@@ -17,6 +17,7 @@ from excise.names import JobFile, Verdict
 from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import Event
+from workers.library.modes import plain_torch
 from workers.pruning.patch import (
     Patch,
     PatchError,
@@ -67,7 +68,7 @@ class Outcome(Generic[ReportT]):
         `ValueError` if nothing was changed, and `WrongCheckpointError` if the base folder no longer
         holds the weights that were measured.
         """
-        with TemporaryDirectory(prefix="excise-changed-") as scratch:
+        with plain_torch(), TemporaryDirectory(prefix="excise-changed-") as scratch:
             folder = Path(scratch) / CHECKPOINT_FOLDER
             self._write_checkpoint(folder)
             return self.base.load(folder).model
