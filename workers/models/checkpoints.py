@@ -90,11 +90,11 @@ def _one_line_errors(directory: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(
-            f"cannot load a checkpoint from {directory}: {_first_line(error)}"
+            f"cannot load a checkpoint from {directory}: {tell_first_line(error)}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def tell_first_line(error: Exception) -> str:
     """Return the first line of an error's message, and the next if the first only announces it."""
     if isinstance(error, KeyError):  # its message is the bare key
         return f"{error} is missing or unknown in one of its JSON files"
@@ -127,7 +127,7 @@ def _check_weights(loading: Mapping[str, Any]) -> None:
     )
     for names, complaint in complaints:
         if names:
-            raise ValueError(complaint.format(len(names), _enumerate(names)))
+            raise ValueError(complaint.format(len(names), enumerate_names(names)))
 
 
 def _check_finite(model: torch.nn.Module) -> None:
@@ -142,11 +142,12 @@ def _check_finite(model: torch.nn.Module) -> None:
     ]
     if broken:
         raise ValueError(
-            f"{len(broken)} of its weights hold NaN or infinity ({_enumerate(broken)}); "
+            f"{len(broken)} of its weights hold NaN or infinity ({enumerate_names(broken)}); "
             "train or merge it anew, in a wider dtype"
         )
 
 
-def _enumerate(names: Collection[str]) -> str:
+def enumerate_names(names: Collection[str]) -> str:
+    """Return the first of the names in order, for a message."""
     shown = sorted(names)[:_NAMES_SHOWN]
     return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)
