@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from excise.behaviours import LocalBehaviour
+from excise.behaviours import LocalBehaviour, list_entries
 from excise.estimates.estimate import Estimate, Question
 from excise.estimates.estimate import estimate as estimate_on
 from excise.estimates.prompts import JobSets
@@ -29,12 +29,7 @@ from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.compression.pipeline import run_compression
 from workers.kinds.correction.pipeline import run_correction
 from workers.library.checkpoint import Given, OpenCheckpoint, open_checkpoint
-from workers.library.checks import (
-    as_list,
-    check_inputs,
-    list_behaviours,
-    note_unknown_settings,
-)
+from workers.library.checks import check_inputs, list_behaviours, note_unknown_settings
 from workers.library.context import MemoryContext, listening
 from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
 from workers.library.modes import plain_torch
@@ -161,8 +156,8 @@ def compress(
     """
     fields = {
         **settings,
-        "calibration": _as_fields(calibration),
-        "perplexity": _as_fields(perplexity),
+        "calibration": _as_fields(calibration, "calibration"),
+        "perplexity": _as_fields(perplexity, "perplexity"),
     }
     checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
     spec, sets = _build_spec(CompressionSpec, "compression", checkpoint, fields)
@@ -227,7 +222,7 @@ def _ask(
     fields = {
         **settings,
         "behaviours": list_behaviours(behaviours),
-        "reference": as_list(reference),
+        "reference": list_entries(reference, "reference"),
     }
     return _build_spec(CorrectionSpec, "correction", checkpoint, fields)
 
@@ -247,8 +242,8 @@ def _build_spec(
     return built, sets
 
 
-def _as_fields(value: Texts | Mapping[str, Any]) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {"prompts": as_list(value)}
+def _as_fields(value: Texts | Mapping[str, Any], name: str) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {"prompts": list_entries(value, name)}
 
 
 def _read(patch: bytes | str | Path) -> bytes:
