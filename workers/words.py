@@ -75,13 +75,14 @@ def normalise(text: str) -> str:
     if text.isascii():
         return text.translate(_MARKS)
     visible = unicodedata.normalize("NFKC", _UNSEEN.sub("", text).translate(_MARKS))
-    return _MIXED_WORD.sub(_read_twins, visible)
+    return str(_MIXED_WORD.sub(_read_twins, visible))
 
 
-def _read_twins(word: regex.Match[str]) -> str:
+def _read_twins(found: regex.Match[str]) -> str:
     """Return a word of Latin and other letters, in Latin ones if all of them look like these."""
-    latin = word[0].translate(_TWINS)
-    return latin if _LATIN.fullmatch(latin) else word[0]
+    word = str(found[0])
+    latin = word.translate(_TWINS)
+    return latin if _LATIN.fullmatch(latin) else word
 
 
 def is_sign(word: str) -> bool:
