@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from transformers import PreTrainedModel
 
 from excise.intake.checkpoint_folder import read_checkpoint_folder
+from excise.intake.local_files import require_new_folder
 from excise.names import JobFile, Verdict
 from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
@@ -82,8 +83,7 @@ class Outcome(Generic[ReportT]):
         were measured.
         """
         target = Path(folder)
-        if target.exists():
-            raise FileExistsError(f"{target} exists already; name another folder, or remove it")
+        require_new_folder(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             result = Path(scratch) / "outcome"
