@@ -49,18 +49,40 @@ _LAST_SIGN = regex.compile(rf"{SIGN}\Z")
 _SPELLED_SIGN = regex.compile(f"[{_SPELLED}]")
 _BLANKS = regex.compile(rf"(?<=[{_DENSE}{_SPELLED}])\s+|(?<!\s)\s++(?=[{_DENSE}{_SPELLED}])")
 _UNSEEN = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
-_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
+_MIXED_WORD = regex.compile(
+    r"(?<!\p{L})(?:\p{Latin}++[\p{Cyrillic}\p{Greek}]|[\p{Cyrillic}\p{Greek}]++\p{Latin})\p{L}*+"
+)
+_LATIN = regex.compile(r"\p{Latin}+")
+_MARKS = str.maketrans(
+    dict.fromkeys("‘’‛ʼʹ′`´՚", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑", "-")
+)
+_TWINS = str.maketrans(
+    "АВЕЅІЈКМНОРСТХУаеіјорсѕхуһԁԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧοινρ",
+    "ABESIJKMHOPCTXYaeijopcsxyhdqwABEZHIKMNOPTYXoivp",
+)
+"""Cyrillic and Greek letter → the Latin one that looks the same."""
 
 Span = tuple[int, int]
 """First character of a stretch of text, and the one after its last."""
 
 
 def normalise(text: str) -> str:
-    """Return a text with one form of each character and quote (NFKC), all of them visible.
+    """Return a text with one form of each character, quote and hyphen (NFKC), all of them visible.
 
-    Characters without width are removed: they hide a word from a search, but not from a reader.
+    Characters without width are removed: they hide a word from a search, but not from a reader. Nor
+    does a Cyrillic or Greek letter within a Latin word that looks like a Latin one.
     """
-    return unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).translate(_QUOTES)
+    if text.isascii():
+        return text.translate(_MARKS)
+    visible = unicodedata.normalize("NFKC", _UNSEEN.sub("", text).translate(_MARKS))
+    return str(_MIXED_WORD.sub(_read_twins, visible))
+
+
+def _read_twins(found: regex.Match[str]) -> str:
+    """Return a word of Latin and other letters, in Latin ones if all of them look like these."""
+    word = str(found[0])
+    latin = word.translate(_TWINS)
+    return latin if _LATIN.fullmatch(latin) else word
 
 
 def is_sign(word: str) -> bool:

@@ -84,3 +84,9 @@ def _wait_for_pipe(path: Path, descriptor: int) -> Callable[[], None]:
 
 def _wait_for_nothing() -> None:
     """A regular file keeps nobody waiting."""
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raise `FileExistsError` if there is anything at `folder`, be it a link that leads nowhere."""
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"{folder} exists; name a folder that does not")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from excise.behaviours import LocalBehaviour
+from excise.behaviours import LocalBehaviour, list_entries
 from excise.estimates.estimate import Estimate, Question
 from excise.estimates.estimate import estimate as estimate_on
 from excise.estimates.prompts import JobSets
@@ -29,14 +29,10 @@ from workers.kinds.circuit.pipeline import run_circuit
 from workers.kinds.compression.pipeline import run_compression
 from workers.kinds.correction.pipeline import run_correction
 from workers.library.checkpoint import Given, OpenCheckpoint, open_checkpoint
-from workers.library.checks import (
-    as_list,
-    check_inputs,
-    list_behaviours,
-    note_unknown_settings,
-)
+from workers.library.checks import check_inputs, list_behaviours, note_unknown_settings
 from workers.library.context import MemoryContext, listening
 from workers.library.inputs import CircuitCallInputs, CompressionCallInputs, CorrectionCallInputs
+from workers.library.modes import plain_torch
 from workers.library.outcome import CHECKPOINT_FOLDER, Outcome, ReportT
 from workers.library.sets import Sets
 from workers.models.machine import measure_machine
@@ -49,6 +45,7 @@ Settings = Any
 _Spec = TypeVar("_Spec", CorrectionSpec, CircuitSpec, CompressionSpec)
 
 
+@plain_torch()
 def correct(
     model: Given,
     behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
@@ -84,6 +81,7 @@ def correct(
         )
 
 
+@plain_torch()
 def estimate(
     model: Given,
     behaviours: Sequence[LocalBehaviour | Mapping[str, Any]],
@@ -112,6 +110,7 @@ def estimate(
     return estimate_on(question, measure_machine(checkpoint.device))
 
 
+@plain_torch()
 def find_circuit(
     model: Given,
     task: str | Sequence[Mapping[str, str]] = "ioi",
@@ -136,6 +135,7 @@ def find_circuit(
     )
 
 
+@plain_torch()
 def compress(
     model: Given,
     calibration: Texts | Mapping[str, Any],
@@ -156,8 +156,8 @@ def compress(
     """
     fields = {
         **settings,
-        "calibration": _as_fields(calibration),
-        "perplexity": _as_fields(perplexity),
+        "calibration": _as_fields(calibration, "calibration"),
+        "perplexity": _as_fields(perplexity, "perplexity"),
     }
     checkpoint = open_checkpoint(model, tokenizer, dtype=dtype, device=device)
     spec, sets = _build_spec(CompressionSpec, "compression", checkpoint, fields)
@@ -170,6 +170,7 @@ def compress(
     )
 
 
+@plain_torch()
 def apply(
     patch: Patch | bytes | str | Path,
     model: Given,
@@ -221,7 +222,7 @@ def _ask(
     fields = {
         **settings,
         "behaviours": list_behaviours(behaviours),
-        "reference": as_list(reference),
+        "reference": list_entries(reference, "reference"),
     }
     return _build_spec(CorrectionSpec, "correction", checkpoint, fields)
 
@@ -241,8 +242,8 @@ def _build_spec(
     return built, sets
 
 
-def _as_fields(value: Texts | Mapping[str, Any]) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {"prompts": as_list(value)}
+def _as_fields(value: Texts | Mapping[str, Any], name: str) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {"prompts": list_entries(value, name)}
 
 
 def _read(patch: bytes | str | Path) -> bytes:

@@ -11,14 +11,20 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from excise.intake.model_sources import ModelSourceError
 from excise.names import ComputeDtype
 from workers.families import find_family
 from workers.fetching.checkpoints import EMBEDDED_MODELS, fetch_embedded_checkpoint
 from workers.fetching.sources import find_checkpoint, list_model_roots
-from workers.models.checkpoints import CheckpointError, load_checkpoint, require_tokenizer
+from workers.models.checkpoints import (
+    CheckpointError,
+    enumerate_names,
+    load_checkpoint,
+    require_tokenizer,
+    tell_first_line,
+)
 from workers.models.devices import BALANCED, DTYPES, find_device
 from workers.models.loaded import LoadedModel
 from workers.models.machine import choose_own_dtype
@@ -61,8 +67,8 @@ def open_checkpoint(
 
     A loaded model is saved to a temporary folder, which is deleted with the returned object, and
     loaded from there. So the caller's model stays unchanged, at the cost of a second copy in
-    memory. It must come with its `tokenizer`; it determines device and dtype itself, and another
-    `dtype` is refused. Raises `CheckpointError`, `ModelSourceError` and
+    memory. It must come with its `tokenizer`; it determines device and dtype itself (of two dtypes
+    the wider), and another `dtype` is refused. Raises `CheckpointError`, `ModelSourceError` and
     `UnsupportedArchitectureError`.
     """
     if isinstance(model, str | Path):
@@ -87,10 +93,24 @@ def open_checkpoint(
     name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
     opened = OpenCheckpoint(name, folder, own, str(find_device(model)))
     weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    _write(model, tokenizer, folder)
     return opened
+
+
+def _write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """Write a loaded model as a checkpoint. Raises `CheckpointError` if it cannot be one."""
+    try:
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        reason = tell_first_line(error).rstrip(".")
+        raise CheckpointError(
+            f"the model cannot be saved, which is how it is copied: {reason}. Correct that, or "
+            "give the checkpoint's folder in place of the model"
+        ) from error
 
 
 def _find_folder(model: str) -> Path:
@@ -125,6 +145,31 @@ def _check_loaded(model: Any, tokenizer: Any) -> None:
             "AutoTokenizer.from_pretrained"
         )
     _check_vocabulary(model, tokenizer)
+    _check_parts(model)
+
+
+def _check_parts(model: PreTrainedModel) -> None:
+    """Raise `CheckpointError` unless the weights are those of a new model of this configuration.
+
+    Adapters, pruning and parametrizations give them other names, so that a copy would lack them.
+    """
+    with torch.device("meta"), quiet_transformers():
+        skeleton = AutoModelForCausalLM.from_config(model.config)
+    others = set(model.state_dict()) ^ set(skeleton.state_dict())
+    if others:
+        raise CheckpointError(
+            f"the model's weights are not those that its config describes: {len(others)} are new "
+            f"or missing ({enumerate_names(others)}). Merge adapters, make pruning and "
+            "parametrizations permanent (torch.nn.utils.prune.remove, remove_parametrizations), "
+            "or correct model.config"
+        )
+    head = model.get_output_embeddings()
+    is_shared = head is not None and head.weight is model.get_input_embeddings().weight
+    if is_shared and not model.config.tie_word_embeddings:
+        raise CheckpointError(
+            "the model's head is its embedding, and model.config.tie_word_embeddings is False: set "
+            "it to True, or give the head weights of its own"
+        )
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
@@ -164,10 +209,16 @@ def _parse_dtype(dtype: Any) -> ComputeDtype:
 
 
 def _name_dtype(model: PreTrainedModel) -> ComputeDtype:
-    for name, dtype in DTYPES.items():
-        if model.dtype == dtype:
-            return name
-    raise CheckpointError(
-        f"the model is held in {model.dtype}, whose gradients are not exact enough; load it "
-        f"in one of: {', '.join(DTYPES)}"
-    )
+    """Return the widest dtype that the model's weights are held in, so that none is rounded."""
+    held = {parameter.dtype for parameter in model.parameters()}
+    if odd := held - set(DTYPES.values()):
+        raise CheckpointError(
+            f"the model is held in {min(map(str, odd))}, whose gradients are not exact enough; "
+            f"load it in one of: {', '.join(DTYPES)}"
+        )
+    (widest,) = (name for name, dtype in DTYPES.items() if dtype == max(held, key=_count_bytes))
+    return widest
+
+
+def _count_bytes(dtype: torch.dtype) -> int:
+    return dtype.itemsize

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -16,20 +16,30 @@ from workers.library.inputs import find_task_file
 from workers.library.sets import Sets
 from workers.stages.context import InvalidInputError
 
+_EXAMPLE = "excise.Repetition(…)"
+
 
 def list_behaviours(behaviours: Any) -> list[dict[str, Any]]:
     """Return the fields of each behaviour. Raises `TypeError` unless it is a list of behaviours."""
     if isinstance(behaviours, LocalBehaviour | Mapping):
-        raise TypeError("behaviours is one behaviour; give a list: [excise.Repetition(…)]")
-    return [
-        behaviour.fields if isinstance(behaviour, LocalBehaviour) else dict(behaviour)
-        for behaviour in behaviours
-    ]
+        raise TypeError(f"behaviours is one behaviour; give a list: [{_EXAMPLE}]")
+    if isinstance(behaviours, str) or not isinstance(behaviours, Iterable):
+        raise TypeError(f"behaviours is a {_name_type(behaviours)}; give a list: [{_EXAMPLE}]")
+    return [_find_fields(number, given) for number, given in enumerate(behaviours, start=1)]
 
 
-def as_list(texts: Any) -> Any:
-    """Return any iterable of texts as a list; a single text stays as it is and is refused later."""
-    return texts if isinstance(texts, str) else list(texts)
+def _find_fields(number: int, behaviour: Any) -> dict[str, Any]:
+    if isinstance(behaviour, LocalBehaviour):
+        return behaviour.fields
+    if isinstance(behaviour, Mapping):
+        return dict(behaviour)
+    raise TypeError(
+        f"behaviours: entry {number} is a {_name_type(behaviour)}; give one like {_EXAMPLE}"
+    )
+
+
+def _name_type(value: Any) -> str:
+    return type(value).__name__
 
 
 def check_inputs(spec: JobSpec, sets: Sets) -> None:

@@ -13,10 +13,12 @@ from typing import Generic, TypeVar
 from transformers import PreTrainedModel
 
 from excise.intake.checkpoint_folder import read_checkpoint_folder
+from excise.intake.local_files import require_new_folder
 from excise.names import JobFile, Verdict
 from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import Event
+from workers.library.modes import plain_torch
 from workers.pruning.patch import (
     Patch,
     PatchError,
@@ -67,7 +69,7 @@ class Outcome(Generic[ReportT]):
         `ValueError` if nothing was changed, and `WrongCheckpointError` if the base folder no longer
         holds the weights that were measured.
         """
-        with TemporaryDirectory(prefix="excise-changed-") as scratch:
+        with plain_torch(), TemporaryDirectory(prefix="excise-changed-") as scratch:
             folder = Path(scratch) / CHECKPOINT_FOLDER
             self._write_checkpoint(folder)
             return self.base.load(folder).model
@@ -81,8 +83,7 @@ class Outcome(Generic[ReportT]):
         were measured.
         """
         target = Path(folder)
-        if target.exists():
-            raise FileExistsError(f"{target} exists already; name another folder, or remove it")
+        require_new_folder(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             result = Path(scratch) / "outcome"

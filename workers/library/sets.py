@@ -41,7 +41,7 @@ class Sets:
         """Store every list of prompts or rows in a spec; return its plain values with ids instead.
 
         Raises `PromptSetError` for an invalid prompt or row, `InvalidInputError` for an empty list,
-        and `TypeError` for a single text instead of a list.
+        and `TypeError` for a single text instead of a list, and for an entry of another type.
         """
         if isinstance(value, Mapping):
             return {key: self._file(key, entry, f"{where}{key}") for key, entry in value.items()}
@@ -81,8 +81,11 @@ class Sets:
     def _add(self, values: Sequence[Any], name: str, *, is_rows: bool) -> str:
         if not values:
             raise InvalidInputError(f"{name} is an empty list. Give at least one entry.")
-        lines = [value if is_rows else _as_prompt(value) for value in values]
-        content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
+        lines = [
+            value if is_rows else _as_prompt(value, f"{name}: entry {number}")
+            for number, value in enumerate(values, start=1)
+        ]
+        content = _write_lines(lines, name)
         kept = _Set(name.removesuffix(".prompts"), content, "rows" if is_rows else "jsonl")
         try:
             if is_rows:
@@ -96,8 +99,22 @@ class Sets:
         return set_id
 
 
-def _as_prompt(value: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _write_lines(lines: Sequence[Any], name: str) -> bytes:
+    """Return JSON lines. Half a surrogate pair becomes an escape, which the parser refuses."""
+    try:
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; give texts, numbers, lists and mappings") from None
+    return text.encode(errors="backslashreplace")
+
+
+def _as_prompt(value: Any, where: str) -> dict[str, Any]:
     """Return a prompt (a text or a chat's messages) as the JSON object of a line in a set."""
     if isinstance(value, str):
         return {"prompt": value}
+    if not isinstance(value, list | tuple) or not all(isinstance(own, Mapping) for own in value):
+        raise TypeError(
+            f"{where} is a {type(value).__name__}; give a text, or a chat as a list of messages: "
+            "[{'role': 'user', 'content': …}]"
+        )
     return {"messages": [dict(message) for message in value]}

@@ -3,12 +3,13 @@
 What counts is the ids that both give the texts measured. One vocabulary is not enough: with another
 normalizer, other merges or no `<bos>`, the ids of the base's tokenizer are not what the other
 checkpoint reads. And it is not needed: a token that no text holds may have another name. Where only
-ids are known, their tokens must be the same in both vocabularies.
+ids are known, their tokens must be the same in both vocabularies. Nor do the same ids help if the
+other tokenizer writes them as other text: that is what users would read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -28,6 +29,12 @@ OTHER_IDS = Unmeasured(
     "though the vocabulary is the same (another normalizer, other merges, no beginning of text): "
     "figures per token cannot be compared; if it was trained with the base's tokenizer, save it "
     "with that one's files"
+)
+
+OTHER_TEXT = Unmeasured(
+    reason="the other checkpoint's tokenizer writes the same token ids as other text than the "
+    "base's (another decoder, or none), which is what users read: figures per token do not tell "
+    "of it; save the checkpoint with the base's tokenizer.json, if it was trained with that"
 )
 
 
@@ -69,11 +76,32 @@ def find_mismatches(plan: CheckPlan, base: Tokenizer, other: Tokenizer) -> Misma
     reference = _is_text_read_otherwise(plan.reference_text, plan.reference, other, moved)
     abilities = _are_probes_read_otherwise(plan, other, moved)
     why = _describe_moved_tokens(len(moved)) if moved else OTHER_IDS
+
+    def explain(is_read_otherwise: bool, ids: Iterable[Sequence[int]]) -> Unmeasured | None:
+        if is_read_otherwise:
+            return why
+        return OTHER_TEXT if is_written_otherwise(ids, base, other) else None
+
+    probes = chain.from_iterable(plan.abilities.values())
     return Mismatches(
-        corpus=why if corpus else None,
-        reference=why if reference else None,
-        abilities=why if abilities else None,
+        corpus=explain(corpus, plan.corpus or ()),
+        reference=explain(reference, plan.reference or ()),
+        abilities=explain(abilities, (probe.sample.token_ids for probe in probes)),
     )
+
+
+def is_written_otherwise(
+    sequences: Iterable[Sequence[int]], base: Tokenizer, other: Tokenizer
+) -> bool:
+    """Return whether `other` writes any of the token ids as other text than `base`, but for blanks.
+
+    Blanks differ by a setting (`clean_up_tokenization_spaces`) that garbles nothing.
+    """
+    return any(_write(base, ids) != _write(other, ids) for ids in sequences)
+
+
+def _write(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return "".join(str(tokenizer.decode(ids)).split())
 
 
 def is_encoded_otherwise(texts: Iterable[str], base: Tokenizer, other: Tokenizer) -> bool:

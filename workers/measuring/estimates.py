@@ -330,6 +330,11 @@ def _estimate_mean_rise(before: Sequence[float], after: Sequence[float]) -> Esti
 
 
 def _estimate_ratio(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    if not any(before):
+        raise MissingFigureError(
+            "the base's responses are all empty, so that nothing can be compared with them; give "
+            "prompts that it answers"
+        )
     low, high = compute_ratio_interval(after, before)
     old, new = fmean(before), fmean(after)
     return Estimate(new / old, low, high, old, new, len(before))

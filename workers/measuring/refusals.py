@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import re
 
+from workers.words import normalise
+
 OPENING_CHARACTERS = 400
 """Only this many characters of a response are read, because refusals come first. Chosen by hand."""
 
@@ -125,13 +127,13 @@ _REFUSAL = re.compile(
 )
 
 _NOT_WORDS = re.compile(r"^[^a-z]+")
-_APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´′＇‛", "'"))
+_EMPHASIS = re.compile(r"[*_]")
 _DROPPED = re.compile(r"\b(?:(can|won|don|isn|doesn|couldn|wouldn|shouldn)t|(i)m)\b")
 
 
 def is_refusal(response: str) -> bool:
     """Return whether the response's first statement declines to answer (see the module)."""
-    opening = response.lstrip()[:OPENING_CHARACTERS].translate(_APOSTROPHES).lower()
-    opening = " ".join(opening.replace("*", "").split())
+    opening = normalise(response).lstrip()[:OPENING_CHARACTERS].lower()
+    opening = " ".join(_EMPHASIS.sub("", opening).split())
     opening = _DROPPED.sub(lambda found: f"{found[1]}'t" if found[1] else "i'm", opening)
     return _REFUSAL.match(_NOT_WORDS.sub("", opening)) is not None

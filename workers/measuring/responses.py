@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+import regex
 
 from workers.scorers.uniqueness import compute_response_uniqueness, list_units
 
@@ -16,8 +17,11 @@ DISTINCT_ORDERS = (1, 2, 3)
 REPEAT_ORDER = 4
 """Length of the n-grams by which a response's repetition of itself is counted. Chosen by hand."""
 
-_SAYS_SOMETHING = ("L", "N", "S")
-"""First letters of the Unicode categories of letters, numbers and symbols, including emoji."""
+_SAYS_SOMETHING = regex.compile(
+    r"[[\p{L}\p{N}\p{S}]--[\p{Sk}\p{Default_Ignorable_Code_Point}\u2800\ufffd]]", regex.V1
+)
+"""A letter, number or symbol, such as an emoji, that can be seen: no filler of Korean, no blank of
+Braille, no accent by itself, nor what stands for broken bytes."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def find_empty(
 
 def says_something(text: str) -> bool:
     """Return whether the text has a letter, number or symbol, not just blanks and punctuation."""
-    return any(unicodedata.category(character)[0] in _SAYS_SOMETHING for character in text)
+    return _SAYS_SOMETHING.search(text) is not None
 
 
 def compute_self_repetition(units: Sequence[Hashable]) -> float:

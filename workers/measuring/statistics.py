@@ -74,14 +74,19 @@ def compute_change_interval(before: Sequence[float], after: Sequence[float]) -> 
     """Return the 95 % interval of mean(after − before), paired by prompt.
 
     Computed by `compute_paired_interval`, with bounds ± 1 if all figures lie in [0, 1] (as shares,
-    ratios and most scores do) and without bounds otherwise. Raises `ValueError` if the lengths
-    differ or are 0.
+    ratios and most scores do) and without bounds otherwise. If then all differences are equal, as
+    a single one is, the bounds are the range of the figures, so that a score of 0 or 10 shows no
+    more than one of 0 or 1. Raises `ValueError` if the lengths differ or are 0.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"need equally many values, got {len(before)} and {len(after)}")
-    is_unit = min(*before, *after) >= 0 and max(*before, *after) <= 1
+    lowest, highest = min(*before, *after), max(*before, *after)
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    return compute_paired_interval(differences, SHARE_CHANGE if is_unit else UNBOUNDED)
+    if lowest >= 0 and highest <= 1:
+        return compute_paired_interval(differences, SHARE_CHANGE)
+    if min(differences) == max(differences):
+        return compute_paired_interval(differences, (lowest - highest, highest - lowest))
+    return compute_paired_interval(differences, UNBOUNDED)
 
 
 def _find_largest_mean(values: _Values, bound: float, limit: float) -> float:

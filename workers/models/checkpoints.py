@@ -19,6 +19,10 @@ from workers.models.quiet import quiet_transformers
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A checkpoint without any of these files has no tokenizer."""
 
+_PLAIN_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+"""Settings of a model's outputs, whatever config.json asks for: one that returns tuples cannot be
+read, and one that returns all attention needs memory for it."""
+
 _NAMES_SHOWN = 3
 
 
@@ -60,12 +64,16 @@ def load_checkpoint(
         model, loading = loaded
         _check_weights(loading)
         _check_finite(model)
+        _check_class(model)
+        _check_end_tokens(model)
         tokenizer: Any = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
     if device != BALANCED:
         model.to(device)
     model.eval()
+    for setting, value in _PLAIN_OUTPUTS.items():
+        setattr(model.config, setting, value)
     return LoadedModel.of(model, tokenizer)
 
 
@@ -90,11 +98,11 @@ def _one_line_errors(directory: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(
-            f"cannot load a checkpoint from {directory}: {_first_line(error)}"
+            f"cannot load a checkpoint from {directory}: {tell_first_line(error)}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def tell_first_line(error: Exception) -> str:
     """Return the first line of an error's message, and the next if the first only announces it."""
     if isinstance(error, KeyError):  # its message is the bare key
         return f"{error} is missing or unknown in one of its JSON files"
@@ -127,7 +135,7 @@ def _check_weights(loading: Mapping[str, Any]) -> None:
     )
     for names, complaint in complaints:
         if names:
-            raise ValueError(complaint.format(len(names), _enumerate(names)))
+            raise ValueError(complaint.format(len(names), enumerate_names(names)))
 
 
 def _check_finite(model: torch.nn.Module) -> None:
@@ -142,11 +150,38 @@ def _check_finite(model: torch.nn.Module) -> None:
     ]
     if broken:
         raise ValueError(
-            f"{len(broken)} of its weights hold NaN or infinity ({_enumerate(broken)}); "
+            f"{len(broken)} of its weights hold NaN or infinity ({enumerate_names(broken)}); "
             "train or merge it anew, in a wider dtype"
         )
 
 
-def _enumerate(names: Collection[str]) -> str:
+def _check_class(model: Any) -> None:
+    """Raise if config.json names another architecture than the one that its model_type stands for.
+
+    transformers goes by model_type, servers by the architecture.
+    """
+    named, own = model.config.architectures, type(model).__name__
+    if named and own not in named:
+        raise ValueError(
+            f"its config.json names the architecture {', '.join(map(str, named))}, and the "
+            f"model_type {model.config.model_type}, which is {own}; correct one of them"
+        )
+
+
+def _check_end_tokens(model: Any) -> None:
+    """Raise unless the tokens that end a response are given as ids."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    if ends is None:
+        return
+    ids = ends if isinstance(ends, list) else [ends]
+    if not all(type(token_id) is int for token_id in ids):
+        raise ValueError(
+            f"its eos_token_id, in generation_config.json or config.json, is {ends!r}; give a "
+            "token's id or a list of them"
+        )
+
+
+def enumerate_names(names: Collection[str]) -> str:
+    """Return the first of the names in order, for a message."""
     shown = sorted(names)[:_NAMES_SHOWN]
     return ", ".join([*shown, "…"] if len(names) > len(shown) else shown)

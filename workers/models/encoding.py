@@ -26,6 +26,8 @@ milliseconds."""
 TEMPLATE_BYTES = 512 * 1024**2
 """How much a chat template may make the process grow; those of published models take kilobytes."""
 
+_DEFAULT_TEMPLATE = "default"
+
 _PROBE = "a"
 
 _ALWAYS_RENDERED = ("system", "user")
@@ -89,20 +91,17 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
 
     The template writes the beginning where there is one, and `TEMPLATE_DATE` where it asks for
     today's. Raises `ChatTemplateError` where the tokenizer has no template, and where its template
-    refuses a message, leaves it out, or takes more than `TEMPLATE_SECONDS` or `TEMPLATE_BYTES`.
+    refuses a message, leaves it out, fails, or takes more than `TEMPLATE_SECONDS` or
+    `TEMPLATE_BYTES`.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ChatTemplateError(
-            "it is a chat, and the checkpoint's tokenizer has no chat template; write the prompt "
-            "as text, or save the checkpoint with a template"
-        )
+    template = _fix_date(_find_template(tokenizer))
     try:
         with time_limit(TEMPLATE_SECONDS), memory_limit(TEMPLATE_BYTES):
             text = tokenizer.apply_chat_template(
                 list(messages),
                 add_generation_prompt=True,
                 tokenize=False,
-                chat_template=_fix_date(tokenizer.chat_template),
+                chat_template=template,
             )
     except (MemoryError, TimeLimitError) as error:
         raise ChatTemplateError(
@@ -114,6 +113,11 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
         raise ChatTemplateError(
             f"the tokenizer's chat template refuses the roles {_list_roles(messages)}: {error}; "
             "write the chat with roles, in an order, that the template takes"
+        ) from error
+    except Exception as error:  # a template's own code: any type
+        raise ChatTemplateError(
+            f"the tokenizer's chat template fails on the roles {_list_roles(messages)} "
+            f"({type(error).__name__}: {error}); correct the template, or write the prompt as text"
         ) from error
     _check_rendered(text, messages)
     return encode_part(tokenizer, text)
@@ -136,14 +140,35 @@ def find_answer_end(tokenizer: Tokenizer) -> int | None:
     return next(ends, tokenizer.eos_token_id)
 
 
-def _fix_date(template: object) -> str | None:
-    """Return the template changed to use `TEMPLATE_DATE`; None if it does not ask for the date.
+def _find_template(tokenizer: Tokenizer) -> str:
+    """Return the template for chats; of several by name, as of Command R, the one called default.
+
+    Raises `ChatTemplateError` where there is none.
+    """
+    found = getattr(tokenizer, "chat_template", None)
+    if not found:
+        raise ChatTemplateError(
+            "it is a chat, and the checkpoint's tokenizer has no chat template; write the prompt "
+            "as text, or save the checkpoint with a template"
+        )
+    template = found.get(_DEFAULT_TEMPLATE) if isinstance(found, Mapping) else found
+    if not isinstance(template, str):
+        names = ", ".join(sorted(found)) if isinstance(found, Mapping) else type(found).__name__
+        raise ChatTemplateError(
+            f"of the tokenizer's chat templates ({names}) none is called {_DEFAULT_TEMPLATE}; save "
+            "the checkpoint with one of that name, in chat_template.jinja"
+        )
+    return template
+
+
+def _fix_date(template: str) -> str:
+    """Return the template, changed to use `TEMPLATE_DATE` if it asks for the date.
 
     transformers gives templates a function `strftime_now` that callers cannot replace, but a macro
     of that name takes precedence over it.
     """
-    if not isinstance(template, str) or "strftime_now" not in template:
-        return None
+    if "strftime_now" not in template:
+        return template
     filled = "".join(f"|replace('{code}', '{TEMPLATE_DATE:{code}}')" for code in _DATE_CODES)
     return (
         f"{{%- macro strftime_now(format) -%}}{{{{ format{filled} }}}}{{%- endmacro -%}}{template}"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from excise.estimates.shape import ModelShape
 from excise.names import ComputeDtype
@@ -137,7 +136,7 @@ def _generate_batch(
 ) -> list[list[int]]:
     """Return a response to each prompt. Responses that have ended are computed no further."""
     responses: list[list[int]] = [[] for _ in prompts]
-    ends = _find_end_tokens(loaded.model)
+    ends = _find_end_tokens(loaded)
     writing = list(range(len(prompts)))
     row_seeds = torch.tensor(seeds, dtype=torch.int64, device=loaded.device)
     reader = Reader(loaded)
@@ -170,10 +169,15 @@ def _choose(
     return draw_tokens(logits, seeds, step, decoding.temperature, decoding.top_p)
 
 
-def _find_end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """Return the tokens that end a response."""
-    config = model.generation_config
+def _find_end_tokens(loaded: LoadedModel) -> frozenset[int]:
+    """Return the tokens that end a response: the checkpoint's settings name them, or its tokenizer.
+
+    Servers end answers at the tokenizer's `<eos>`, too; many fine-tunes name it there alone.
+    """
+    config = loaded.model.generation_config
     ends = None if config is None else config.eos_token_id
+    if ends is None:
+        ends = loaded.tokenizer.eos_token_id
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)

@@ -17,6 +17,7 @@ from excise.intake.checkpoint_folder import (
     CheckpointFolderError,
     read_checkpoint_folder,
 )
+from excise.intake.local_files import require_new_folder
 from excise.names import Verdict
 from workers.pruning.patch_building import (
     build_patch,
@@ -135,8 +136,7 @@ def _transform(
 ) -> tuple[str, ...]:
     if output.resolve().is_relative_to(source.resolve()):
         raise PatchError(f"{output} lies inside {source}; name a folder outside it")
-    if output.exists():
-        raise FileExistsError(f"{output} exists; name a folder that does not")
+    require_new_folder(output)
     files = _read_folder(source)
     found = compute_checkpoint_sha256(source)
     if found != expected:

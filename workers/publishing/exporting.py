@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.intake.local_files import require_new_folder
 from excise.names import ExportForm
 from excise.reports.common import JobReport
 from workers.pruning.patch import Patch, PatchError, apply_patch, parse_patch
@@ -57,8 +58,7 @@ def export_correction(export: Export, output: Path) -> Exported:
     """
     patch = parse_patch(export.patch)
     _check(export, patch)
-    if output.exists():
-        raise FileExistsError(f"{output} exists; name a folder that does not")
+    require_new_folder(output)
     if output.resolve().is_relative_to(export.base.resolve()):
         raise PatchError(f"{output} lies inside {export.base}; name a folder outside it")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,12 @@ from workers.commands.gate.errors import GateConfigError
 from workers.commands.gate.files import GateFiles
 from workers.commands.gate.keys import compute_definition_sha256, compute_measure_sha256
 from workers.commands.gate.scorers import build_detectors
-from workers.commands.gate.templates import describe_templates, describe_tokens, lend_template
+from workers.commands.gate.templates import (
+    describe_context,
+    describe_templates,
+    describe_tokens,
+    lend_template,
+)
 from workers.fetching.sources import find_checkpoint
 from workers.gates.abilities import compare_states, judge_abilities
 from workers.gates.gates import GateRequest, judge_gates
@@ -80,6 +85,7 @@ def compare_checkpoints(
         plan = _build_plan(config, files, base, detectors, kinds)
         measure_sha256 = compute_measure_sha256(plan, chosen)
         baseline, tokenizer = measurer.measure(plan, base, measure_sha256), base.tokenizer
+        context = base.context_length
         del base
         gc.collect()  # so that only what the baseline keeps of it stays beside the next checkpoint
         say(f"measuring {model}")
@@ -87,6 +93,7 @@ def compare_checkpoints(
         judged = load_checkpoint(folder, dtype, device)
         notes = describe_templates(tokenizer, judged.tokenizer)
         notes += describe_tokens(plan, tokenizer, judged.tokenizer)
+        notes += describe_context(context, judged.context_length)
         judged = lend_template(judged, tokenizer)
         state, base_state = baseline.measure(judged), baseline.state
         abilities = compare_states(kinds, base_state, state, {}, config.abilities)

@@ -1,11 +1,12 @@
-"""How two checkpoints read prompts: their chat templates, of which one may be lent, and tokens."""
+"""How two checkpoints read prompts: chat templates, of which one may be lent, tokens, context."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from workers.measuring.encodings import is_encoded_otherwise
+from workers.measuring.encodings import is_encoded_otherwise, is_written_otherwise
 from workers.measuring.measurement import CheckPlan
+from workers.models.encoding import encode_part
 from workers.models.loaded import LoadedModel
 from workers.models.prompts import get_text
 from workers.models.tokenizer import Tokenizer, copy_with_template
@@ -28,12 +29,32 @@ OTHER_TOKENS = (
     "so that part of a difference may come from them. If the judged checkpoint was trained with "
     "the base's tokenizer, save it with that one's files"
 )
+OTHER_TEXT = (
+    "the checkpoints' tokenizers write the same tokens as different text: users of the judged one "
+    "read something else than the base's. If it was trained with the base's tokenizer, save it "
+    "with that one's files"
+)
+SHORTER_CONTEXT = (
+    "the judged checkpoint's context is {judged} tokens, the base's {base}: what is longer than "
+    "that it cannot read, and nothing here is. If that is not meant, correct its config.json"
+)
+
+
+def describe_context(base: int, judged: int) -> list[str]:
+    """Return a sentence on the judged checkpoint's context length, if it is less than the base's.
+
+    Both are in tokens.
+    """
+    return [SHORTER_CONTEXT.format(judged=judged, base=base)] if judged < base else []
 
 
 def describe_tokens(plan: CheckPlan, base: Tokenizer, judged: Tokenizer) -> list[str]:
-    """Return a sentence on prompts that the two tokenizers encode differently, if they do any."""
-    prompts = (get_text(prompt) for own in plan.prompt_sets.values() for prompt in own.prompts)
-    return [OTHER_TOKENS] if is_encoded_otherwise(prompts, base, judged) else []
+    """Return a sentence on prompts that the tokenizers read or write differently, if they do."""
+    texts = [get_text(prompt) for own in plan.prompt_sets.values() for prompt in own.prompts]
+    if is_encoded_otherwise(texts, base, judged):
+        return [OTHER_TOKENS]
+    ids = (encode_part(base, text) for text in texts)
+    return [OTHER_TEXT] if is_written_otherwise(ids, base, judged) else []
 
 
 def describe_templates(base: Tokenizer, judged: Tokenizer) -> list[str]:

@@ -11,6 +11,7 @@ from workers.models.encoding import cut_corpus
 from workers.progress import Counter, Progress
 from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CompressionInputs
+from workers.stages.weights import check_stored_weights
 
 MAX_WINDOWS = 2**20
 """Limit on the number of windows; no prompt set has as many."""
@@ -39,6 +40,7 @@ def _key(inputs: CompressionInputs) -> dict[str, Any]:
 
 
 def _work(inputs: CompressionInputs, progress: Progress) -> bytes:
+    check_stored_weights(inputs)
     calibration = _draw_calibration(inputs)  # before the costly part, because it can raise
     corpus = _cut(
         inputs,

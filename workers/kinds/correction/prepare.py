@@ -35,6 +35,7 @@ from workers.stages.behaviours import encode_prompts
 from workers.stages.checks import load_check_plan
 from workers.stages.context import InvalidInputError, StageContext, StageOutput
 from workers.stages.inputs import CorrectionInputs
+from workers.stages.weights import check_stored_weights
 
 _JUDGED_LATER = {"prompts", "min_effect", "max_remaining"}
 """Fields of a behaviour on which its preparation does not depend; prompts are hashed by content."""
@@ -69,6 +70,7 @@ def _key(inputs: CorrectionInputs) -> dict[str, Any]:
 
 
 def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
+    check_stored_weights(inputs)
     check_ablations(inputs)
     load_check_plan(inputs)
     reference = _split_reference(inputs)  # before the costly part, because it can raise

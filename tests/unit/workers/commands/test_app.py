@@ -290,8 +290,11 @@ def test_reverting_a_base_fails_in_one_line(
 def test_an_existing_output_fails_in_one_line(
     checkpoint: Path, patch_file: Path, tmp_path: Path
 ) -> None:
-    result = patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", tmp_path)
-    assert_one_line_error(result, "exists; name a folder that does not")
+    (link := tmp_path / "link").symlink_to("nowhere")
+    for output in (tmp_path, link):
+        result = patch("apply", "--base", checkpoint, "--patch", patch_file, "--output", output)
+        assert_one_line_error(result, "exists; name a folder that does not")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_folder_without_weights_fails_in_one_line(patch_file: Path, tmp_path: Path) -> None:

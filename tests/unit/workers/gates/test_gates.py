@@ -437,3 +437,11 @@ def test_a_new_gate_is_a_row_and_a_measurement(monkeypatch: pytest.MonkeyPatch) 
     (unmet,) = add_remedies([judge_gate(request, base, linked)], of_job=True)
     assert (unmet.name, unmet.value, unmet.unit) == ("links:loops", 2 / COUNT, "share of prompts")
     assert "set responses.sets.loops.max_link_rise" in (unmet.remedy or "")
+
+
+@pytest.mark.parametrize("name", ["uniqueness", "shorter", "longer"])
+def test_a_base_that_says_nothing_is_named_as_the_reason(name: str) -> None:
+    silent = respond([()] * COUNT, [""] * COUNT)
+    result = judge_gate(GateRequest(name, 0.5), silent, silent)
+    assert not result.passed
+    assert (result.unmeasured or "").startswith("the base's responses are all empty, so that")

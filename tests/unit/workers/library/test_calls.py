@@ -175,7 +175,7 @@ def test_nothing_to_correct_leaves_a_report_and_no_model(folder: Path, tmp_path:
     assert outcome.patch is None
     assert not outcome.is_changed
     saved = outcome.save(tmp_path / "out")
-    with pytest.raises(FileExistsError, match="out exists already; name another folder"):
+    with pytest.raises(FileExistsError, match="out exists; name a folder that does not"):
         outcome.save(saved)
     assert not (saved / "checkpoint").exists()
     with pytest.raises(ValueError, match="there is no changed model"):

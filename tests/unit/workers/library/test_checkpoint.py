@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from transformers import BloomConfig, BloomForCausalLM
 
 from excise.intake.model_sources import ModelSourceError
@@ -37,6 +39,70 @@ def test_a_loaded_model_is_written_to_a_folder_that_goes_with_it() -> None:
 def test_what_is_no_model_with_its_own_tokenizer(model: Any, tokenizer: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(model, tokenizer)
+
+
+def build_pruned_model() -> Any:
+    model = build_tiny_model()
+    prune.l1_unstructured(model.model.layers[0].mlp.up_proj, "weight", amount=0.3)
+    return model
+
+
+def build_parametrized_model() -> Any:
+    model = build_tiny_model()
+    parametrizations.weight_norm(model.model.layers[0].mlp.up_proj)
+    return model
+
+
+def build_cut_model() -> Any:
+    model = build_tiny_model()
+    model.model.layers = model.model.layers[:1]
+    return model
+
+
+def build_secretly_tied_model() -> Any:
+    model = build_tiny_model()
+    model.lm_head.weight = model.model.embed_tokens.weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (build_pruned_model, r"3 are new or missing \(model.layers.0.mlp.up_proj.weight, .*Merge"),
+        (build_parametrized_model, "remove_parametrizations"),
+        (build_cut_model, "9 are new or missing .*correct model.config"),
+        (build_secretly_tied_model, "tie_word_embeddings is False: set it to True"),
+    ],
+)
+def test_a_model_that_no_checkpoint_could_hold(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(build(), build_tiny_tokenizer())
+
+
+def test_a_model_that_transformers_does_not_save() -> None:
+    model = build_tiny_model()
+    model.generation_config.temperature = 0.5  # without do_sample it is refused
+    with pytest.raises(CheckpointError, match=r"cannot be saved, .*GenerationConfig is invalid"):
+        open_checkpoint(model, build_tiny_tokenizer())
+
+
+def test_a_model_of_two_dtypes_is_copied_exactly() -> None:
+    model = build_tiny_model()
+    model.model.embed_tokens.to(torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    opened = open_checkpoint(model, build_tiny_tokenizer())
+    assert opened.dtype == "float32"
+    copied = opened.loaded.model.state_dict()
+    assert all(torch.equal(copied[name], own.float()) for name, own in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_a_model_with_a_weight_that_is_too_coarse(dtype: torch.dtype) -> None:
+    model = build_tiny_model()
+    head = nn.Parameter(model.lm_head.weight.to(dtype), requires_grad=False)
+    model.lm_head.weight = head
+    with pytest.raises(CheckpointError, match=f"held in {dtype}, whose gradients"):
+        open_checkpoint(model, build_tiny_tokenizer())
 
 
 def test_an_unknown_architecture_is_refused_before_it_is_written(

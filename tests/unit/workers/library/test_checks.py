@@ -68,6 +68,27 @@ def test_one_behaviour_is_no_list_of_behaviours(one: Any) -> None:
         list_behaviours(one)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("repetition", "behaviours is a str; give a list"),
+        (None, "behaviours is a NoneType; give a list"),
+        (["repetition"], "behaviours: entry 1 is a str; give one like excise.Repetition"),
+    ],
+)
+def test_what_is_no_list_of_behaviours(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        list_behaviours(given)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"text", {"prompt": "text"}])
+def test_what_is_no_list_of_prompts(given: Any) -> None:
+    told = f"Repetition: prompts is a {type(given).__name__}; give a list of texts or chats"
+    with pytest.raises(TypeError, match=told):
+        excise.Repetition(given)
+    assert excise.Repetition(text for text in PROMPTS).fields["prompts"] == PROMPTS
+
+
 def test_one_text_is_no_list_of_prompts() -> None:
     with pytest.raises(TypeError, match="Repetition: prompts is one text; give a list"):
         excise.Repetition("Say something")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,26 @@ def test_a_single_text_is_no_list_of_texts() -> None:
         with pytest.raises(TypeError, match=f"perplexity.{field} is one text; give a list"):
             Sets().file_lists({"perplexity": {field: "some text"}})
     assert Sets().file_lists({"task": "ioi"}) == {"task": "ioi"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [None, 5, b"text", {"prompt": "text"}, {"role": "user", "content": "text"}, ["one", "two"]],
+)
+def test_an_entry_of_another_type_is_refused_with_its_place(entry: Any) -> None:
+    told = f"^gates.general.prompts: entry 2 is a {type(entry).__name__}; give a text, or a chat"
+    with pytest.raises(TypeError, match=told):
+        Sets().file_lists({"gates": {"general": {"prompts": ["fine", entry]}}})
+
+
+def test_a_row_with_a_value_that_json_lacks_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^task: Object of type \w*Path .*give texts, numbers"):
+        Sets().file_lists({"task": [{"clean": Path("a")}]})
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_line() -> None:
+    with pytest.raises(PromptSetError, match="reference: The prompt on line 2 has half a surr"):
+        Sets().file_lists({"reference": ["fine", "half \ud83d"]})
 
 
 def test_an_empty_list_is_refused_by_name() -> None:

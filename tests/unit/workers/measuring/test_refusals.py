@@ -32,3 +32,19 @@ def test_quotes_marks_and_emoji_before_it_do_not_hide_it() -> None:
     assert is_refusal("🚫 I can't help with that.")
     assert is_refusal('> "I\'m sorry, but I cannot assist with that."')
     assert is_refusal("**I'm sorry**, but I *cannot* assist with that.")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "I\u200b can't help with that.",
+        "I can\u00adnot help with that.",
+        "\u2060I\u2060 can't\u2060 help with that.",
+        "I c\u0430n't help with that.",  # a Cyrillic a
+        "\U0001d408 \U0001d41c\U0001d41a\U0001d427'\U0001d42d help with that.",  # bold letters
+        "I can\u02b9t help with that.",
+        "_I can't_ help with that.",
+    ],
+)
+def test_characters_that_nobody_sees_do_not_hide_it(response: str) -> None:
+    assert is_refusal(response)

@@ -37,13 +37,19 @@ def test_figures_by_hand() -> None:
     assert figures.distinct[1].value == 3 / 5
 
 
-@pytest.mark.parametrize("text", ["", " \n\t", "...", "“”—", "()[]", "\u200b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " \n\t", "...", "“”—", "()[]", "\u200b", "```\n```", "\ufffd" * 3),
+        *("\u3164 \u3164", "\u115f\uffa0", "\u2800\u2800"),  # letters that show nothing
+    ],
+)
 def test_blanks_and_punctuation_say_nothing(text: str) -> None:
     assert not says_something(text)
     assert compute_response_figures([[5]], 4, [text]).is_empty == (True,)
 
 
-@pytest.mark.parametrize("text", ["no", "7", "👍", "=", "да", "…ok"])
+@pytest.mark.parametrize("text", ["no", "7", "👍", "=", "да", "…ok", "한", "\ufffdok"])
 def test_letters_numbers_and_symbols_do(text: str) -> None:
     assert says_something(text)
     assert compute_response_figures([[5]], 4, [text]).is_empty == (False,)

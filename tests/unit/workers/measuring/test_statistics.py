@@ -111,6 +111,13 @@ def test_figures_in_the_unit_interval_have_bounds_and_others_none() -> None:
     assert interval(*tenfold) == pytest.approx((10 * low, 10 * high))
 
 
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_the_scale_of_scores_makes_few_equal_changes_no_surer(count: int) -> None:
+    low, high = interval([1.0] * count, [0.0] * count)
+    assert interval([10.0] * count, [0.0] * count) == pytest.approx((10 * low, 10 * high))
+    assert interval([1.0], [0.0])[1] > 0  # one prompt is no proof
+
+
 @given(st.lists(FINITE, min_size=2, max_size=40))
 def test_any_interval_surrounds_the_mean_within_the_bounds(values: list[float]) -> None:
     low, high = compute_paired_interval(values, SHARE_CHANGE)

@@ -123,6 +123,34 @@ def test_a_template_that_asks_for_today_gets_the_same_day_every_time() -> None:
     assert encode_chat(tokenizer, [{"role": "user", "content": "w3"}]) == (1, 3)
 
 
+def test_of_several_templates_the_default_one_counts_and_gets_the_same_day_too() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = {
+        "default": "{% if strftime_now('%Y') == '2024' %}w1 {% endif %}{{ messages[0].content }}",
+        "tool_use": "w2",
+    }
+    assert encode_chat(tokenizer, [{"role": "user", "content": "w3"}]) == (1, 3)
+    tokenizer.chat_template = {"rag": "w1", "tool_use": "w2"}
+    with pytest.raises(ChatTemplateError, match=r"\(rag, tool_use\) none is called default; save"):
+        encode_chat(tokenizer, [{"role": "user", "content": "w3"}])
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{{ tools | length }}", "TypeError: object of type 'NoneType'"),
+        ("{{ messages.index('x') }}", "ValueError: 'x' is not in list"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"),
+    ],
+)
+def test_a_template_that_fails_is_the_checkpoints_fault(template: str, error: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ChatTemplateError, match=rf"fails on the roles user \({error}"):
+        encode_chat(tokenizer, [{"role": "user", "content": "w3"}])
+
+
 def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "TEMPLATE_SECONDS", 0.2)
     tokenizer = build_tokenizer()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
-from tests.tiny import as_loaded, build_tiny_model, draw_samples
+from tests.tiny import as_loaded, build_tiny_model, build_tiny_tokenizer, draw_samples
 from tests.tiny_families import SETTINGS as FAMILIES
 from tests.tiny_families import build_family_model
 from workers.domain import TokenSequence
@@ -105,6 +105,16 @@ def test_an_end_at_once_is_an_empty_response(model: LlamaForCausalLM) -> None:
     model.generation_config.eos_token_id = ids[0]
     (stopped,) = generate_responses(as_loaded(model), PROMPTS[:1], NEW)
     assert stopped == TokenSequence(PROMPTS[0], ())
+
+
+def test_without_an_end_of_its_own_a_checkpoint_ends_by_its_tokenizers(
+    model: LlamaForCausalLM,
+) -> None:
+    tokenizer = build_tiny_tokenizer()
+    ids = generate_responses(as_loaded(model), PROMPTS[:1], NEW)[0].response_ids
+    tokenizer.eos_token = f"w{ids[4]}"
+    (stopped,) = generate_responses(as_loaded(model, tokenizer=tokenizer), PROMPTS[:1], NEW)
+    assert stopped.response_ids == ids[: ids.index(ids[4])]
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

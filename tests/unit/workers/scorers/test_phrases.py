@@ -58,6 +58,11 @@ def test_contains(text: str, phrases: Phrases, expected: float) -> None:
         ("an _idiot_!", "idiot", "idiot"),
         ("an id\u200bi\u00adot!", "idiot", "id\u200bi\u00adot"),
         ("an ＩＤＩＯＴ!", "idiot", "ＩＤＩＯＴ"),
+        ("an id\u0456\u043et!", "idiot", "id\u0456\u043et"),  # Cyrillic letters
+        ("an \u0399diot!", "idiot", "\u0399diot"),  # a Greek one
+        ("I can\u02bct", "I can't", "I can\u02bct"),
+        ("state\u2011of\u2011the\u2011art", "state-of-the-art", "state\u2011of\u2011the\u2011art"),
+        ("кот и код", "кот", "кот"),  # all Cyrillic
         ("idiotic", "idiot", ""),
     ],
 )

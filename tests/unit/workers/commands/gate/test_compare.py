@@ -19,7 +19,14 @@ from tests.unit.excise.outgoing.servers import Reply, Request, serve
 from workers.commands.gate.compare import build_files, compare_checkpoints
 from workers.commands.gate.config import load_config
 from workers.commands.gate.errors import GateConfigError
-from workers.commands.gate.templates import CHANGED, GAINED, LOST, OTHER_TOKENS
+from workers.commands.gate.templates import (
+    CHANGED,
+    GAINED,
+    LOST,
+    OTHER_TEXT,
+    OTHER_TOKENS,
+    SHORTER_CONTEXT,
+)
 from workers.models.encoding import ChatTemplateError
 from workers.reports.gate_examples import MOST_EXAMPLES
 from workers.scorers import custom
@@ -320,6 +327,29 @@ def test_a_candidate_with_another_normalizer_does_not_pass(
     assert report.outcome == "gates_not_met"
     assert "other token ids" in (report.gates[0].unmeasured or "")
     assert report.notes == [OTHER_TOKENS]
+
+
+def test_a_candidate_whose_tokenizer_writes_other_text_does_not_pass(
+    compare: Compare, checkpoints: Path, tmp_path: Path
+) -> None:
+    other = checkpoints / "garbled"
+    if not other.exists():
+        save_tiny_checkpoint(other)
+        path = other / "tokenizer.json"
+        decoder = {"type": "Replace", "pattern": {"String": "w"}, "content": "#"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder": decoder}))
+    (tmp_path / "text.txt").write_text("w7 w1 w2 " * 40)
+    config = "kl: {prompts: text.txt, context: 16}\ngeneral: {prompts: prompts.txt}"
+    report = compare("garbled", "sound", config=config)
+    assert report.outcome == "gates_not_met"
+    assert "as other text than the base's" in (report.gates[0].unmeasured or "")
+    assert report.notes == [OTHER_TEXT]
+
+
+def test_a_shorter_context_is_told(compare: Compare, checkpoints: Path) -> None:
+    save_tiny_checkpoint(checkpoints / "short", build_tiny_model(max_position_embeddings=64))
+    assert compare("short", "sound", PHRASE).notes == [SHORTER_CONTEXT.format(judged=64, base=256)]
+    assert compare("sound", "short", PHRASE).notes == []
 
 
 def test_chats_that_the_candidates_template_refuses_are_not_measured(compare: Compare) -> None:
