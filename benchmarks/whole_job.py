@@ -23,6 +23,7 @@ from workers.library.checkpoint import OpenCheckpoint
 from workers.library.context import MemoryContext, Silence
 from workers.library.inputs import CorrectionCallInputs
 from workers.library.sets import Sets
+from workers.models.heap import map_large_blocks
 from workers.models.quiet import quiet_transformers
 from workers.progress import Progress
 from workers.stages.context import StageOutput
@@ -165,6 +166,7 @@ def run_whole_job(
     `fields` are the fields of its spec, with the texts themselves in place of sets; `report` is
     called for every stage.
     """
+    map_large_blocks()  # as the child process of a worker does
     sets = Sets()
     described = {
         **sets.file_lists(fields),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-from contextlib import suppress
-
 import torch
 from torch import nn
 
 from excise.names import ComputeDtype
+from workers.models.heap import trim_heap
 
 BALANCED = "balanced"
 """Name for all GPUs together, for models larger than one GPU."""
@@ -47,5 +45,4 @@ def release_unused_memory() -> None:
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim_heap()

@@ -14,6 +14,7 @@ from excise.logs import configure_logging
 from service.database import Database
 from service.errors import ExciseError, InternalError, LeaseLostError
 from service.tracing import configure_tracing, continue_trace, flush_traces
+from workers.models.heap import map_large_blocks
 from workers.models.watching import watching_generation
 from workers.running.context import CancelledJobError
 from workers.running.launching import exit_with_parent
@@ -62,6 +63,7 @@ def run_claimed(work: LeasedWork[Held], claim: Held, settings: WorkerSettings) -
     end instead.
     """
     exit_with_parent()
+    map_large_blocks()
     fields = work.list_log_fields(claim)
     configure_logging(settings.log_level, settings.list_secrets(), **fields)
     database = Database(settings.database_url.get_secret_value(), pool_size=2, max_overflow=1)
