@@ -202,7 +202,10 @@ def _refuse_pointer(path: Path) -> None:
         with path.open("rb") as file:
             beginning = file.read(len(_POINTER))
     except OSError as error:
-        raise CheckpointFolderError(f"{_show(path)} cannot be read: {error.strerror}.") from None
+        raise CheckpointFolderError(
+            f"{_show(path)} cannot be read: {error.strerror}. Let everybody read the checkpoint "
+            "(chmod -R a+rX FOLDER), and bring it here again if this is a copy."
+        ) from None
     if beginning == _POINTER:
         raise CheckpointFolderError(
             f"{_show(path)} is a pointer of Git LFS, not the file itself. Fetch the file with "

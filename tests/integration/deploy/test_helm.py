@@ -222,6 +222,13 @@ def test_the_database_is_migrated_before_anything_starts() -> None:
         ("settings.EXCISE_METRICS_TOKEN=x", "EXCISE_METRICS_TOKEN"),
         ("settings.EXCISE_SCORER_SECRET=x", "EXCISE_SCORER_SECRET"),
         ("serving.pools[0].name=Main", "pools"),
+        ("image.registry=https://registry.example.org/team", "/image/registry"),
+        ("image.registry=registry.example.org/team/", "/image/registry"),
+        ("ingress.host=https://excise.example.org", "/ingress/host"),
+        ("artifacts.claim=results", "artifacts.url and artifacts.claim: set one, not both"),
+        ("worker.autoscaling.minReplicas=9", "worker.autoscaling.minReplicas: 9 is more than"),
+        ("api.autoscaling.minReplicas=9", "api.autoscaling.minReplicas: 9 is more than"),
+        ("ingress.enabled=true", "ingress.host: the service's name on the network"),
     ],
 )
 def test_a_wrong_value_is_rejected_by_name(value: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,4 +226,21 @@ def test_a_pointer_of_git_lfs_is_not_the_file(sharded: Path, name: str) -> None:
         "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 269060552\n"
     )
     with pytest.raises(CheckpointFolderError, match=f"{name}.*pointer of Git LFS.*git lfs pull"):
+        read_checkpoint_folder(sharded)
+
+
+def test_a_file_that_others_may_not_read_is_refused_with_what_to_do(
+    sharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a checkpoint copied into a container with the modes that it had."""
+    opened = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == SHARDS[0]:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    message = rf"{SHARDS[0]}' cannot be read: Permission denied\. .*chmod -R a\+rX FOLDER"
+    with pytest.raises(CheckpointFolderError, match=message):
         read_checkpoint_folder(sharded)
