@@ -172,7 +172,18 @@ def estimate(question: Question, machine: Machine) -> Estimate:
 
 
 def describe_lack(needed: Footprint, machine: Machine) -> str | None:
-    """Return which memory is too small for a job, or None if it fits."""
+    """Return which memory, or which disk, is too small for a job, or None if it fits."""
+    if lack := _describe_memory_lack(needed, machine):
+        return lack
+    if machine.disk_bytes is not None and needed.disk_bytes > HEADROOM * machine.disk_bytes:
+        return (
+            f"needs {describe_bytes(needed.disk_bytes)} where results are kept, of which "
+            f"{describe_bytes(machine.disk_bytes)} are free"
+        )
+    return None
+
+
+def _describe_memory_lack(needed: Footprint, machine: Machine) -> str | None:
     if machine.device_bytes and needed.device_bytes > HEADROOM * machine.device_bytes:
         return (
             f"needs {describe_bytes(needed.device_bytes)} on the device, which has "
@@ -183,20 +194,18 @@ def describe_lack(needed: Footprint, machine: Machine) -> str | None:
             f"needs {describe_bytes(needed.host_bytes)} of main memory, of "
             f"{describe_bytes(machine.host_bytes)}"
         )
-    if machine.disk_bytes is not None and needed.disk_bytes > HEADROOM * machine.disk_bytes:
-        return (
-            f"needs {describe_bytes(needed.disk_bytes)} where results are kept, of which "
-            f"{describe_bytes(machine.disk_bytes)} are free"
-        )
     return None
 
 
 def explain_refusal(found: Estimate) -> str:
     """Return why a job that does not fit is not run, what would fit, and how to insist."""
     fitting = [setting for setting in found.cheaper if setting.fits]
+    needed = Footprint(found.device_bytes, found.host_bytes, found.disk_bytes)
     if fitting:
         offers = "; ".join(_describe_offer(setting, found.machine) for setting in fitting)
         remedy = f"These would fit: {offers}."
+    elif _describe_memory_lack(needed, found.machine) is None:
+        remedy = "Make room there (delete jobs that are no longer needed), or add to it."
     else:
         remedy = "No cheaper setting would fit: use a larger machine, or a smaller model."
     return (

@@ -195,6 +195,7 @@ def test_room_for_results_counts_where_it_is_known() -> None:
     assert not found.fits
     assert found.problem is not None
     assert found.problem.endswith("where results are kept, of which 2 MiB are free")
+    assert "Make room there" in explain_refusal(found)
     assert ask(build_spec(), SMOLLM2, TWO_CORES.model_copy(update={"disk_bytes": GIB})).fits
 
 
