@@ -271,7 +271,10 @@ def _try(question: Question, machine: Machine, change: Mapping[str, Any]) -> Che
 def _list_changes(spec: CorrectionSpec) -> Iterator[Mapping[str, Any]]:
     if spec.dtype is not ComputeDtype.BFLOAT16:
         yield {"dtype": ComputeDtype.BFLOAT16.value}
-    if Granularity.WEIGHT in spec.attribution.granularities:
+    searched = spec.attribution.granularities
+    if Granularity.WEIGHT in searched and len(searched) > 1:
+        yield {"attribution.granularity": Granularity.WEIGHT.value}
+    if Granularity.WEIGHT in searched:
         yield {"attribution.granularity": Granularity.NEURON.value}
     tokens = spec.attribution.reference_tokens
     if tokens > LEAST_REFERENCE_TOKENS:

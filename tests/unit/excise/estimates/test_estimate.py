@@ -135,6 +135,14 @@ def test_more_prompts_take_longer_and_amounts_go_with_their_granularity() -> Non
     assert {"attribution.granularity": "neuron"} in changes
 
 
+def test_of_several_granularities_single_weights_alone_are_proposed_too() -> None:
+    found = ask(build_spec(attribution={"granularity": "auto"}), SMOLLM2, TWO_CORES)
+    weights = {"attribution.granularity": "weight"}
+    (alone,) = [setting for setting in found.cheaper if setting.change == weights]
+    assert alone.minutes < 0.75 * found.minutes
+    assert weights not in [own.change for own in ask(build_spec(), SMOLLM2, TWO_CORES).cheaper]
+
+
 def test_less_reference_text_than_the_spec_may_use_takes_less_to_attribute() -> None:
     """Half of it is attributed; a text that is long enough changes nothing."""
     most = ask(build_spec(), SMOLLM2, TWO_CORES).stages
