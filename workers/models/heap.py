@@ -21,8 +21,7 @@ def map_large_blocks() -> None:
 
     Does nothing with a C library other than glibc.
     """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+    _call("mallopt", _M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def trim_heap() -> None:
@@ -30,5 +29,9 @@ def trim_heap() -> None:
 
     Does nothing with a C library other than glibc.
     """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _call("malloc_trim", 0)
+
+
+def _call(function: str, *arguments: int) -> None:
+    with suppress(OSError, AttributeError):  # another C library
+        getattr(ctypes.CDLL("libc.so.6"), function)(*arguments)

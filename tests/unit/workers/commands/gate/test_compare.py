@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaForCausalLM
@@ -312,15 +313,20 @@ def test_other_templates_are_told(compare: Compare) -> None:
     assert compare("sound", "sound", PHRASE).notes == []
 
 
+def save_with_tokenizer(folder: Path, **parts: Any) -> None:
+    """Save a tiny checkpoint with other parts of its tokenizer, unless it is there."""
+    if folder.exists():
+        return
+    save_tiny_checkpoint(folder)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
 def test_a_candidate_with_another_normalizer_does_not_pass(
     compare: Compare, checkpoints: Path, tmp_path: Path
 ) -> None:
-    other = checkpoints / "reversed"
-    if not other.exists():
-        save_tiny_checkpoint(other)
-        path = other / "tokenizer.json"
-        normalizer = {"type": "Replace", "pattern": {"String": "w7"}, "content": "w8"}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+    normalizer = {"type": "Replace", "pattern": {"String": "w7"}, "content": "w8"}
+    save_with_tokenizer(checkpoints / "reversed", normalizer=normalizer)
     (tmp_path / "text.txt").write_text("w7 w1 w2 " * 40)
     config = "kl: {prompts: text.txt, context: 16}\ngeneral: {prompts: prompts.txt}"
     report = compare("reversed", "sound", config=config)
@@ -332,12 +338,8 @@ def test_a_candidate_with_another_normalizer_does_not_pass(
 def test_a_candidate_whose_tokenizer_writes_other_text_does_not_pass(
     compare: Compare, checkpoints: Path, tmp_path: Path
 ) -> None:
-    other = checkpoints / "garbled"
-    if not other.exists():
-        save_tiny_checkpoint(other)
-        path = other / "tokenizer.json"
-        decoder = {"type": "Replace", "pattern": {"String": "w"}, "content": "#"}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder": decoder}))
+    decoder = {"type": "Replace", "pattern": {"String": "w"}, "content": "#"}
+    save_with_tokenizer(checkpoints / "garbled", decoder=decoder)
     (tmp_path / "text.txt").write_text("w7 w1 w2 " * 40)
     config = "kl: {prompts: text.txt, context: 16}\ngeneral: {prompts: prompts.txt}"
     report = compare("garbled", "sound", config=config)
