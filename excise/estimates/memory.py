@@ -58,8 +58,9 @@ MOST_SHARES: Mapping[Granularity, float] = {
 REFINED = 2
 """Factor by which the preset `thorough` may exceed its largest listed amount."""
 
-SHORTLIST_BYTES = 24
-"""Bytes per candidate in what attribution stores."""
+SHORTLIST_BYTES = 3 * 14 + 7
+"""Bytes per candidate that attribution stores at most: between two segments it keeps three times as
+many candidates, exactly, and at the end rounded ones (docs/decisions/0020)."""
 
 PATCH_BYTES = 16
 """Bytes per pruned weight in patch and results."""

@@ -75,9 +75,14 @@ class Shortlisting:
         self.layers_left = number
 
     def finish(self) -> ContrastiveRelevance:
-        """Return the relevance of the weights kept, after all layers were added."""
+        """Return the relevance of the weights kept, after all layers were added.
+
+        It is rounded to bfloat16, by 0.2 % at most: relevance predicts effects far
+        less exactly, and zeros in place of the other bits compress well where it is stored.
+        """
         assert self._kept is not None
-        return self._kept
+        kept = self._kept
+        return replace(merge_relevance([kept], _round), shortlist=kept.shortlist)
 
     def to_bytes(self) -> bytes:
         """Return the current state, after at least one layer."""
@@ -160,6 +165,12 @@ class Shortlisting:
             return {name: found[name].cpu() for name in ordered if name in found}
 
         return replace(merge_relevance(parts, unite), shortlist=shortlist)
+
+
+def _round(values: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the values of one mapping, rounded to bfloat16 and in their own dtype again."""
+    (own,) = values
+    return {name: found.bfloat16().to(found.dtype) for name, found in own.items()}
 
 
 def _measure(general: Relevance | GeneralCost, name: str) -> tuple[int, torch.device]:

@@ -19,6 +19,7 @@ from excise.names import Granularity
 from workers.attribution.attribution import Pass
 from workers.attribution.attributors import sum_relevance
 from workers.attribution.contrastive import (
+    FORMAT,
     ContrastiveRelevance,
     Side,
     ask_responses,
@@ -70,6 +71,7 @@ def run(
         "granularities": [granularity.value for granularity in inputs.granularities],
         "seed": inputs.spec.seed,
         "shard_tokens": SHARD_TOKENS,
+        "format": FORMAT,
     }
     has_weights = Granularity.WEIGHT in inputs.granularities
     if has_weights:

@@ -27,7 +27,12 @@ from tests.unit.workers.kinds.correction.correction_inputs import (
     build_spec,
 )
 from workers.attribution.attributors import compute_relevance
-from workers.attribution.contrastive import ContrastiveRelevance, parse_relevance
+from workers.attribution.contrastive import (
+    BehaviourRelevance,
+    ContrastiveRelevance,
+    parse_relevance,
+    serialise_relevance,
+)
 from workers.correction.candidates import POOL_SHARE
 from workers.correction.results import PreparedBehaviour, PreparedCorrection
 from workers.correction.shortlist import Shortlisting
@@ -166,7 +171,7 @@ def assert_values(found: ContrastiveRelevance, dense: ContrastiveRelevance) -> N
         assert list(one) == list(other)
         for name, values in other.items():
             scale = max(float(values.abs().max()), 1e-12)
-            torch.testing.assert_close(one[name], values, rtol=1e-3, atol=1e-4 * scale)
+            torch.testing.assert_close(one[name], values, rtol=4e-3, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe"])
@@ -319,3 +324,18 @@ def test_where_nothing_has_a_benefit_nothing_is_kept() -> None:
     again.restore(chosen.to_bytes())
     assert places_of(again.finish()) == set()
     assert len(again.finish().behaviours) == 1
+
+
+def test_a_kept_weight_takes_few_bytes_in_the_store() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first_order, fisher, undesired = torch.randn(3, 1000, 1000, generator=generator)
+    dense = ContrastiveRelevance(
+        GeneralCost({"down": first_order}, {"down": fisher.square()}, 1, 1),
+        (BehaviourRelevance({"down": undesired}, {}),),
+    )
+    chosen = Shortlisting(Score.BENEFIT_DAMAGE, 20_000, ("down",))
+    chosen.add_layer(0, dense)
+    stored = serialise_relevance({WEIGHT: chosen.finish()})
+    kept = parse_relevance(stored, {WEIGHT: ("down",)})[WEIGHT]
+    assert len(places_of(kept)) == 20_000
+    assert len(stored) < 8 * 20_000  # three figures and an index are 16 bytes
