@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 
-from excise.estimates.cost import Cost, compute_cost
+from excise.estimates.cost import ROUNDS, Cost, compute_cost
 from excise.estimates.machine import Machine, choose_dtype
 from excise.estimates.memory import Footprint
 from excise.estimates.prompts import JobSets
@@ -27,6 +27,11 @@ FEWER = 4
 
 LEAST_REFERENCE_TOKENS = 1024
 """Least reference text that a proposal leaves; with less, the general cost is mostly noise."""
+
+
+LEAST_ROUNDS = 4
+"""Fewest rounds that a proposal leaves. In the measured searches of single weights the first trial
+within every limit was that of round two to five (benchmarks/RESULTS.md)."""
 
 
 class _Model(BaseModel):
@@ -279,8 +284,8 @@ def _list_changes(spec: CorrectionSpec) -> Iterator[Mapping[str, Any]]:
     tokens = spec.attribution.reference_tokens
     if tokens > LEAST_REFERENCE_TOKENS:
         yield {"attribution.reference_tokens": max(tokens // FEWER, LEAST_REFERENCE_TOKENS)}
-    if (spec.search.rounds or FEWER) > 2:
-        yield {"search.rounds": 2}
+    if (spec.search.rounds or ROUNDS) > LEAST_ROUNDS:
+        yield {"search.rounds": LEAST_ROUNDS}
 
 
 def _apply(spec: CorrectionSpec, change: Mapping[str, Any]) -> CorrectionSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from excise.names import Granularity
 from workers.attribution.fisher import PIECE_TOKENS
@@ -16,6 +17,9 @@ from workers.progress import BACKWARD, FORWARD, Part, answer_prompts, count_alik
 
 PROTECTED = "protected texts"
 """What the samples are called, to users, from which protected slices are learned."""
+
+HALF_WAY = "half-way to a first choice"
+"""What users are told of the second time that protected texts are read (`Candidates.rank`)."""
 
 UNLIMITED = "the best again, without a limit on rank"
 """Name, shown to users, of the trial that measures what the limit on rank costs."""
@@ -99,7 +103,7 @@ class SearchWork:
         written = [len(text.token_ids) for text in list_written(self._given)]
         for passes in (FORWARD, FORWARD + BACKWARD) if written else ():
             yield read_texts(PROTECTED, written, passes=passes, step=step)
-        yield protected  # half-way to the first trial
+        yield replace(protected, step=f"{step} again, {HALF_WAY}")
 
     def _list_trial(self, step: str) -> Iterator[Part]:
         """Yield the responses to the tuning prompts, then all texts."""

@@ -230,7 +230,7 @@ def replay_search() -> Replay:
     counter = replay.start(parts)
     pool, *ends = MARKS["search"]
     # The recorded job read protected texts once; today they are read again half-way.
-    rows, texts, again = (part for part in parts if part.step == work.name_pool(WEIGHT))
+    rows, texts, again = (part for part in parts if part.step.startswith(work.name_pool(WEIGHT)))
     drawn = Part(rows.noun, rows.costs[: JOB["rows"]], rows.step)
     share = sum(drawn.costs) / sum([*drawn.costs, *texts.costs, *again.costs])
     replay.work(counter, [drawn], drawn.units, pool * share)

@@ -41,6 +41,7 @@ def test_a_pool_is_weighed_before_the_rounds() -> None:
     parts = list(work_of(NEURON, rounds=2).list_parts())
     assert list_steps(parts) == [
         "weighing neurons",
+        "weighing neurons again, half-way to a first choice",
         "round 1 of at most 2",
         "round 2 of at most 2",
     ]
@@ -77,8 +78,10 @@ def test_several_granularities_are_told_apart() -> None:
     work = work_of(NEURON, HEAD, rounds=1, refinements=2, max_rank=4)
     assert list_steps(list(work.list_parts())) == [
         "weighing neurons",
+        "weighing neurons again, half-way to a first choice",
         "round 1 of at most 1, neurons",
         "weighing heads",
+        "weighing heads again, half-way to a first choice",
         "round 1 of at most 1, heads",
         "refinement 1 of at most 2",
         "refinement 2 of at most 2",
