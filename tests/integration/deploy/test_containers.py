@@ -225,6 +225,26 @@ def test_a_lost_broker_loses_no_job(stack: Stack, harness: DeployedHarness) -> N
     assert harness.wait(created).verdict == "no_effect"
 
 
+def test_a_copied_checkpoint_can_be_deleted_as_the_runbook_says(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """As in docs/runbooks/disk-full.md; the container's own root may not."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    models = "/var/lib/excise/models"
+    stack.compose("cp", str(tmp_path / "mine"), f"worker:{models}/")
+    [line] = [
+        line.strip()
+        for line in (ROOT / "docs/runbooks/disk-full.md").read_text().splitlines()
+        if line.strip().startswith("docker run ")
+    ]
+    compose = " ".join(("docker compose", *stack.options))
+    stack.engine.shell(line.replace("docker compose", compose).replace("my-model", "mine"))
+    listed = stack.compose("exec", "-T", "worker", "ls", models).split()
+    assert MODEL in listed
+    assert "mine" not in listed
+
+
 def test_a_backup_can_be_restored_as_the_runbook_says(
     stack: Stack, harness: DeployedHarness, tmp_path: Path
 ) -> None:
