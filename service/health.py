@@ -43,12 +43,14 @@ class Readiness(BaseModel):
     checks: dict[str, Check]
 
 
+@router.head("/healthz", include_in_schema=False)  # monitors and proxies ask so
 @router.get("/healthz")
 async def get_health() -> Health:  # needs no thread, as the database may block all of them
     """Alive."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Something is down"}})
 def get_readiness(context: Context, response: Response) -> Readiness:
     """Ready to take jobs.

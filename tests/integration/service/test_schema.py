@@ -248,3 +248,13 @@ def test_names_in_many_scripts_are_accepted(client: TestClient) -> None:
             "/v1/prompt-sets", params={"name": name}, content="one", headers=headers
         )
         assert response.json()["name"] == name
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_monitor_may_ask_for_health_without_a_body(client: TestClient, path: str) -> None:
+    asked, whole = client.head(path), client.get(path)
+    assert (asked.status_code, asked.headers["content-type"]) == (
+        whole.status_code,
+        whole.headers["content-type"],
+    )
+    assert "head" not in client.get("/openapi.json").json()["paths"][path]
