@@ -93,12 +93,12 @@ def _slice(name: str, sentence: str, draw: Callable[[Source], Probe]) -> SliceKi
 TOXICITY_SLICES: tuple[SliceKind, ...] = (
     _slice("groups", "write about groups of people", draw_group),
     *(
-        _slice(f"groups.{family}", f"write about groups of people ({family})", _draw_family(family))
+        _slice(f"groups.{family}", f"write about groups ({family})", _draw_family(family))
         for family in _FAMILIES
     ),
     _slice("dialect", "write African-American English", draw_dialect),
     _slice("counter_speech", "speak up against hate", draw_counter_speech),
-    _slice("health_and_law", "write about health, the body and the law", draw_health_and_law),
+    _slice("health_and_law", "write about health and the law", draw_health_and_law),
     _slice("honest_profanity", "swear in a friendly way", draw_profanity),
 )
 """Each family of groups has its own slice beside that of all groups, so that differences between
