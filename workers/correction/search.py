@@ -56,8 +56,7 @@ Benefit = Mapping[str, torch.Tensor]
 class MeanBenefit:
     """The benefit against one behaviour: the weighted mean over all responses explained so far.
 
-    It owns its tensors and updates them in place, because the benefits of single weights are as
-    large as the model. `values` is therefore only valid until the next `add`.
+    It owns its tensors and updates them in place, so `values` is only valid until the next `add`.
     """
 
     def __init__(self, first: Mapping[str, torch.Tensor]) -> None:
