@@ -12,20 +12,25 @@ from excise.names import ComputeDtype
 from workers.models.devices import BALANCED, choose_device, count_devices
 from workers.models.memory import count_memory
 
-_SIDE = 1024
-"""Side of the square matrices that are multiplied; larger ones are no faster on two CPU cores."""
+_SIDES = (512, 1024)
+"""Sides of the square matrices that are multiplied. A product of the smaller ones takes 3 ms on a
+CPU core, so some are undisturbed where other work shares it: 110 GFLOP/s beside another process,
+where those of the larger ones showed 54 (2026-12-01). Larger ones are no faster on two cores."""
 
 _READ_BYTES = 64 * 2**20
 """Bytes read to measure the speed of memory; more than a CPU's caches hold."""
 
-_REPEATS = 5
+_PRODUCTS = 1 << 33
+"""Multiplications and additions with matrices of one size, in as many products as that takes."""
+
+_READINGS = 5
 
 
 def measure_machine(device: str = "auto") -> Machine:
     """Return the memory and speed of the device that jobs run on, and this machine's memory.
 
-    Speeds are the best of a few repeats, because the first is a warm-up and others may be
-    disturbed.
+    Speeds are the best of some repeats, because the first is a warm-up and others may be disturbed:
+    a worker starts beside the rest of a service.
     """
     chosen = choose_device(device)
     gpus = _list_gpus(chosen)
@@ -57,20 +62,25 @@ def _list_gpus(chosen: str) -> list[torch.device]:
 
 def _measure_products(place: torch.device, dtype: torch.dtype) -> float:
     """Return the speed of matrix products, in multiplications and additions per second."""
-    left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=place)
-    return 2 * _SIDE**3 / _time(lambda: left @ left, place)
+    return max(_measure_product(side, place, dtype) for side in _SIDES)
+
+
+def _measure_product(side: int, place: torch.device, dtype: torch.dtype) -> float:
+    """Return the speed of products of matrices of one size; a large one is measured less often."""
+    left, operations = torch.ones(side, side, dtype=dtype, device=place), 2 * side**3
+    return operations / _time(lambda: left @ left, place, _PRODUCTS // operations)
 
 
 def _measure_reading(place: torch.device) -> float:
     """Return the speed of reading memory, in bytes per second."""
     values = torch.ones(_READ_BYTES // 4, device=place)
-    return _READ_BYTES / _time(values.sum, place)
+    return _READ_BYTES / _time(values.sum, place, _READINGS)
 
 
-def _time(work: Callable[[], object], place: torch.device) -> float:
-    """Return the duration of the fastest of `_REPEATS` runs, in seconds."""
+def _time(work: Callable[[], object], place: torch.device, repeats: int) -> float:
+    """Return the duration of the fastest of some runs, in seconds."""
     seconds = []
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         started = time.perf_counter()
         work()
         if place.type == "cuda":
