@@ -47,21 +47,13 @@ _LOG_CHARACTERS = 2000
 
 
 def run_job(
-    spec: Annotated[
-        Path, typer.Argument(metavar="SPEC.json", exists=True, dir_okay=False, help="The job.")
-    ],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="The job.")],
     output: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for the job's files and JUnit.")
     ] = Path("excise-output"),
-    prompts: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="As `submit` takes it.")
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="As `submit` takes it.")
-    ] = None,
-    perplexity: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="As `submit` takes it.")
-    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="As `submit` takes it.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="As `submit` takes it.")] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="As `submit` takes it.")] = None,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Start the service here; the home is EXCISE_HOME.")
     ] = False,
@@ -74,6 +66,7 @@ def run_job(
     """
     _treat_termination_as_interrupt()
     clear_job_files(output, JUNIT_NAME, ID_NAME)
+    _require_files(spec, prompts, reference, perplexity)
     body = load_spec(spec)
     require_room(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -90,6 +83,16 @@ def run_job(
         write_whole(output / JUNIT_NAME, render_junit(found.gates, "excise", clean=keep_secrets()))
         print_report(found, build_console(is_aside=True))
     end_of_job(job)
+
+
+def _require_files(*paths: Path | None) -> None:
+    """Raise `CommandError` for a path that is no file.
+
+    Not left to typer, which would say so before files of an earlier job are removed.
+    """
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.exists()):
+            raise CommandError(f"There is no file {path}. Check its spelling.")
 
 
 def _run_or_cancel(client: Client, body: dict[str, Any], output: Path) -> JobView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -35,6 +36,7 @@ from excise.intake.local_files import read_file
 from excise.names import OPEN_STATUSES, JobStatus, ReportFormat
 from excise.reports import read_report
 from excise.resources.jobs import JobView
+from excise.specs.complaints import LEAST_LIKENESS
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Prompt sets.")
 
@@ -232,7 +234,11 @@ def fill_in_prompt_sets(
     if prompts is not None:
         behaviours = spec.get("behaviours")
         if not isinstance(behaviours, list) or not behaviours or type(behaviours[0]) is not dict:
-            raise CommandError("--prompts needs a spec with one behaviour.", param="behaviours")
+            near = get_close_matches("behaviours", () if behaviours else spec, 1, LEAST_LIKENESS)
+            hint = f" {near[0]} is not a known field: did you mean behaviours?" if near else ""
+            raise CommandError(
+                f"--prompts needs a spec with one behaviour.{hint}", param="behaviours"
+            )
         behaviours[0]["prompts"] = client.upload_prompt_set(prompts).id
     if reference is not None:
         spec["reference"] = client.upload_prompt_set(reference).id

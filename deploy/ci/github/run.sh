@@ -38,7 +38,7 @@ job)
     ;;
 esac
 
-rm -f "$report"
+rm -f "$report" || true # where that fails, Excise says so, and the comment that there is no verdict
 started=$(mktemp)
 "$EXCISE" "${arguments[@]}" &
 child=$!
@@ -63,7 +63,8 @@ fi
     echo "exit-code=$code"
     echo "is-new=$is_new"
     case "$code" in
-    0 | 100) if [ -f "$report" ]; then echo "report=$report"; fi ;;
+    0 | 100) if [ -f "$report" ]; then printf 'report=%s\nis-own=true\n' "$report"; fi ;;
+    *) if [ ! -e "$report" ]; then echo "is-own=true"; fi ;; # else files of an earlier run remain
     esac # any other code is no verdict, whatever files there are
 } >> "$GITHUB_OUTPUT"
 exit "$code"

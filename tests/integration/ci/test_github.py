@@ -119,6 +119,24 @@ def test_a_wrong_mode_is_told(repository: Path, command: str, host: tuple[Host, 
     assert "no verdict" in found.comments[0]["body"]
 
 
+def test_a_folder_that_cannot_be_cleared_leaves_no_earlier_verdict_in_the_comment(
+    repository: Path, command: str, host: tuple[Host, Server]
+) -> None:
+    """Its files are an earlier run's, so that they are no artifact of this one."""
+    found, server = host
+    first = run(repository, command, server, model="models/base", against="models/base")
+    assert any(name.startswith(UPLOAD) for name in first.used)
+    report = repository / "excise-output" / "gate.json"
+    report.unlink()
+    (report / "kept").mkdir(parents=True)
+    second = run(repository, command, server, model="models/base", against="models/base")
+    assert second.outputs["action"] == {"exit-code": "1", "report": ""}
+    assert "cannot be cleared" in second.log
+    (comment,) = found.comments
+    assert "no verdict" in comment["body"]
+    assert not any(name.startswith(UPLOAD) for name in second.used)
+
+
 def write_dying(path: Path, command: str, end: str) -> str:
     """Return an `excise` whose gate writes a file kept from another run, and ends like this."""
     path.write_text(

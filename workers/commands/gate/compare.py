@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from excise.intake.model_sources import ModelSourceError
 from excise.reports.common import ModelIdentity
 from excise.reports.gate_run import GateReport
 from workers.abilities.probe import SliceKind
@@ -41,7 +42,7 @@ from workers.gates.requests import (
 from workers.gates.second_look import TIMES_THE_ITEMS, add_figures, draw_more
 from workers.measuring.measurement import CheckPlan, PromptSet
 from workers.measuring.probes import measure_probes
-from workers.models.checkpoints import load_checkpoint
+from workers.models.checkpoints import CheckpointError, load_checkpoint
 from workers.models.devices import DTYPES
 from workers.models.loaded import LoadedModel
 from workers.models.machine import choose_own_dtype
@@ -70,7 +71,7 @@ def compare_checkpoints(
     `UnsupportedArchitectureError`, and `CheckpointChangedError` where the files of one do not stay
     what they were; a gate that cannot be measured is in the report.
     """
-    folder, base_folder = find_checkpoint(model), find_checkpoint(against)
+    folder, base_folder = _find("--model", model), _find("--against", against)
     chosen = choose_own_dtype(config.dtype, device)
     dtype = DTYPES[chosen]
     kinds = list_built_in(config.behaviours)
@@ -133,6 +134,14 @@ def build_files(config: Path) -> GateFiles:
     """Return what loads the files that the configuration at `config` names."""
     task_data = os.environ.get("EXCISE_TASK_DATA")
     return GateFiles(config.parent, Path(task_data) if task_data else None)
+
+
+def _find(option: str, name: str) -> Path:
+    """Return a checkpoint's folder; of two, an error has to say which."""
+    try:
+        return find_checkpoint(name)
+    except (ModelSourceError, CheckpointError) as error:
+        raise type(error)(f"{option} {name}: {error}") from error
 
 
 def _build_plan(

@@ -265,3 +265,23 @@ def test_a_job_that_cannot_be_read_leaves_no_earlier_verdict(
     (out / "excise.xml").rmdir()
     assert "is not JSON" in run("job", spec, "--output", out, "--url", url).stderr
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["job.json", "prompts.txt", "reference.txt", "corpus.txt"])
+def test_a_file_that_is_missing_leaves_no_earlier_verdict(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(ci_job, "_treat_termination_as_interrupt", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    for name in ("job.json", "prompts.txt", "reference.txt", "corpus.txt"):
+        Path(name).write_text("{}")
+    Path(missing).unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (*JobFile, "excise.xml", "job-id"):
+        (out / name).write_text("of an earlier run")
+    files = ("--prompts", "prompts.txt", "--reference", "reference.txt")
+    result = run("job", "job.json", *files, "--perplexity", "corpus.txt", "--output", out)
+    assert result.exit_code == 1
+    assert result.stderr == f"error: There is no file {missing}. Check its spelling.\n"
+    assert list(out.iterdir()) == []

@@ -60,6 +60,14 @@ def test_a_spec_that_no_request_can_hold_is_refused_by_its_field(
     assert (service.uploads, service.specs) == ([], [])
 
 
+def test_a_misspelt_list_of_behaviours_is_named(service: FakeService, url: str, spec: Path) -> None:
+    spec.write_text(spec.read_text().replace('"behaviours"', '"behaviors"'))
+    result = run("submit", spec, "--prompts", spec, "--url", url)
+    assert result.exit_code == 1
+    assert "behaviors is not a known field: did you mean behaviours?" in result.stderr
+    assert (service.uploads, service.specs) == ([], [])
+
+
 @pytest.mark.parametrize("command", [("submit", "--wait"), ("ci", "job")])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_job(
     service: FakeService,

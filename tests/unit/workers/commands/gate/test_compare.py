@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM
 
+from excise.intake.model_sources import ModelSourceError
 from excise.names import Direction
 from excise.reports.gate_run import GateReport
 from excise.reports.gates import GateResult
@@ -358,3 +359,15 @@ def test_chats_that_the_candidates_template_refuses_are_not_measured(compare: Co
     report = compare("sullen", "chatty", config=GENERAL)
     assert report.outcome == "gates_not_met"
     assert all("refuses the roles" in (gate.unmeasured or "") for gate in report.gates)
+
+
+def test_a_checkpoint_that_is_not_there_is_named_by_its_option(
+    compare: Compare, checkpoints: Path
+) -> None:
+    (checkpoints / "emptied").mkdir(exist_ok=True)
+    gone = re.escape(f"--model {checkpoints / 'gone'}: there is no folder")
+    with pytest.raises(ModelSourceError, match=gone):
+        compare("gone", "sound", PHRASE)
+    emptied = re.escape(f"--against {checkpoints / 'emptied'}: ")
+    with pytest.raises(ModelSourceError, match=f"{emptied}.*config.json"):
+        compare("sound", "emptied", PHRASE)
