@@ -15,23 +15,48 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
 
-from service.errors import ArtifactCorruptError, ArtifactNotFoundError
+from service.errors import (
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    ExciseError,
+    StoreUnavailableError,
+)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1024 * 1024
 _PARTIAL = ".partial-"
 
 
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Raise `StoreUnavailableError` for whatever a disk or an object store fails with.
+
+    The libraries behind fsspec share no class of errors. Running out of memory is no fault of the
+    store.
+    """
+    try:
+        yield
+    except (ExciseError, MemoryError):
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise StoreUnavailableError(
+            f"The artifact store cannot be used ({reason}). Make room or bring it back, and try "
+            "again."
+        ) from error
+
+
 class ArtifactStore(ABC):
     """Content-addressed files. An id is 64 hex digits, never a path.
 
-    Every read checks the hash before returning the first byte.
+    Every read checks the hash before returning the first byte. Every method raises
+    `StoreUnavailableError` if the disk is full or the object store does not answer; nothing
+    half-written is left then.
     """
 
     def put_bytes(self, content: bytes) -> str:
@@ -56,8 +81,11 @@ class ArtifactStore(ABC):
         Raises `ArtifactNotFoundError` for an unknown or malformed id, and `ArtifactCorruptError` if
         the stored bytes have another hash.
         """
-        with self.open(sha256) as stream:
-            return stream.read()
+        check_artifact_id(sha256)
+        with self._read(sha256) as source:
+            content = b"".join(_read_chunks(source))  # once: a second answer may be another
+        self._check(sha256, hashlib.sha256(content).hexdigest(), len(content))
+        return content
 
     def fetch_file(self, sha256: str, destination: Path) -> Path:
         """Copy the content to `destination`, completely or not at all, and return that path.
@@ -67,10 +95,10 @@ class ArtifactStore(ABC):
         check_artifact_id(sha256)
         digest = hashlib.sha256()
         with self._read(sha256) as source, _replacing(destination) as target:
-            while chunk := source.read(_CHUNK_BYTES):
+            for chunk in _read_chunks(source):
                 digest.update(chunk)
                 target.write(chunk)
-            _check_hash(sha256, digest.hexdigest())
+            self._check(sha256, digest.hexdigest(), target.tell())
         return destination
 
     def share_file(self, sha256: str, destination: Path) -> Path:
@@ -87,12 +115,14 @@ class ArtifactStore(ABC):
         The content is read twice and not copied, because stored content never changes.
         """
         check_artifact_id(sha256)
-        digest = hashlib.sha256()
+        digest, size = hashlib.sha256(), 0
         with self._read(sha256) as source:
-            while chunk := source.read(_CHUNK_BYTES):
+            for chunk in _read_chunks(source):
                 digest.update(chunk)
-            _check_hash(sha256, digest.hexdigest())
-            source.seek(0)
+                size += len(chunk)
+            self._check(sha256, digest.hexdigest(), size)
+            with _reaching():
+                source.seek(0)
             yield source
 
     @abstractmethod
@@ -121,6 +151,21 @@ class ArtifactStore(ABC):
         except ArtifactNotFoundError:
             return False
 
+    def _check(self, sha256: str, found: str, size: int) -> None:
+        """Raise `ArtifactCorruptError` unless the bytes read have the hash in their name.
+
+        If they are fewer than are stored, only the answer was cut off: `StoreUnavailableError`.
+        """
+        if found == sha256:
+            return
+        if size < self.size(sha256):
+            raise StoreUnavailableError(
+                "The artifact store's answer was cut off. Try again in a few seconds."
+            )
+        raise ArtifactCorruptError(
+            f"Artifact {sha256} has the hash {found}. Delete the stored file and run the job again."
+        )
+
     @abstractmethod
     def _read(self, sha256: str) -> IO[bytes]:
         """Return the stored bytes, unchecked; raises `ArtifactNotFoundError`."""
@@ -136,10 +181,12 @@ class LocalArtifactStore(ArtifactStore):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @_reaching()
     def exists(self, sha256: str) -> bool:
         """Return whether something is stored under `sha256`."""
         return self._path(sha256).is_file()
 
+    @_reaching()
     def size(self, sha256: str) -> int:
         """Return the stored size in bytes; raises `ArtifactNotFoundError`."""
         try:
@@ -147,6 +194,7 @@ class LocalArtifactStore(ArtifactStore):
         except FileNotFoundError:
             raise _not_found(sha256) from None
 
+    @_reaching()
     def delete(self, sha256: str) -> None:
         """Delete what is stored under `sha256`, if anything is."""
         self._path(sha256).unlink(missing_ok=True)
@@ -163,20 +211,22 @@ class LocalArtifactStore(ArtifactStore):
 
     def share_file(self, sha256: str, destination: Path) -> Path:
         """Create a hard link after checking the content's hash; a copy if links are impossible."""
-        with cast(BufferedReader, self._read(sha256)) as source:
-            _check_hash(sha256, hashlib.file_digest(source, "sha256").hexdigest())
+        with self.open(sha256):
+            pass
         try:
             os.link(self._path(sha256), destination)
         except OSError:
             return self.fetch_file(sha256, destination)
         return destination
 
+    @_reaching()
     def _read(self, sha256: str) -> IO[bytes]:
         try:
             return self._path(sha256).open("rb")
         except FileNotFoundError:
             raise _not_found(sha256) from None
 
+    @_reaching()
     def _write(self, sha256: str, source: IO[bytes]) -> None:
         path = self._path(sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,10 +248,12 @@ class RemoteArtifactStore(ArtifactStore):
         self._files, prefix = fsspec.core.url_to_fs(url, **options)
         self._prefix = str(prefix).rstrip("/")
 
+    @_reaching()
     def exists(self, sha256: str) -> bool:
         """Return whether something is stored under `sha256`."""
         return bool(self._files.isfile(self._path(sha256)))
 
+    @_reaching()
     def size(self, sha256: str) -> int:
         """Return the stored size in bytes; raises `ArtifactNotFoundError`."""
         try:
@@ -209,17 +261,20 @@ class RemoteArtifactStore(ArtifactStore):
         except FileNotFoundError:
             raise _not_found(sha256) from None
 
+    @_reaching()
     def delete(self, sha256: str) -> None:
         """Delete what is stored under `sha256`, if anything is."""
         with suppress(FileNotFoundError):
             self._files.rm_file(self._path(sha256))
 
+    @_reaching()
     def _read(self, sha256: str) -> IO[bytes]:
         try:
             return cast(IO[bytes], self._files.open(self._path(sha256), "rb"))
         except FileNotFoundError:
             raise _not_found(sha256) from None
 
+    @_reaching()
     def _write(self, sha256: str, source: IO[bytes]) -> None:
         path = self._path(sha256)
         with self._files.transaction, self._files.open(path, "wb") as target:
@@ -259,12 +314,14 @@ def check_artifact_id(sha256: str) -> None:
         raise ArtifactNotFoundError("An artifact id is 64 lower-case hex digits.")
 
 
-def _check_hash(sha256: str, found: str) -> None:
-    """Raise `ArtifactCorruptError` unless the stored bytes have the hash in their name."""
-    if found != sha256:
-        raise ArtifactCorruptError(
-            f"Artifact {sha256} has the hash {found}. Delete the stored file and run the job again."
-        )
+def _read_chunks(source: IO[bytes]) -> Iterator[bytes]:
+    """Yield the rest of a stored file in chunks. Raises `StoreUnavailableError`."""
+    while True:
+        with _reaching():
+            chunk = source.read(_CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
 
 
 @contextmanager

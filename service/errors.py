@@ -20,6 +20,7 @@ ExciseError
 ├── TooManyStreamsError        429 too_many_streams
 ├── RateLimitedError           429 rate_limited
 ├── UnavailableError           503 unavailable
+│   └── StoreUnavailableError  503 unavailable
 └── InternalError              500 internal
     └── ArtifactCorruptError   500 internal
 """
@@ -190,6 +191,10 @@ class UnavailableError(ExciseError):
     code = "unavailable"
     title = "Unavailable"
     retry_after_seconds = 5
+
+
+class StoreUnavailableError(UnavailableError):
+    """The artifact store cannot be read or written at present: its disk is full, or it is away."""
 
 
 class InternalError(ExciseError):

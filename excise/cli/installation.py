@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from excise.cli.output import CommandError, print_line, printed_after_work
 from excise.installation import EXAMPLES, find_version
+from excise.intake.new_folders import building_folder
 
 
 def examples(
@@ -21,10 +21,8 @@ def examples(
     """Write the example jobs, prompts and texts that the guides use into a folder."""
     if output.exists():
         raise CommandError(f"{output} exists already. Set --output to another folder.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent, prefix=".excise-") as scratch:
-        whole = Path(shutil.copytree(EXAMPLES, Path(scratch) / "examples"))
-        whole.rename(output)
+    with building_folder(output) as folder:
+        shutil.copytree(EXAMPLES, folder)
     with printed_after_work(output):
         print_line(f"wrote {output}; its README.md says what is in it")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from excise.names import PoolKind, PoolStatus, VersionKind, VersionStatus
 from service.artifacts import ArtifactStore
 from service.database import Database
-from service.errors import ExciseError
+from service.errors import ExciseError, StoreUnavailableError
 from service.metrics.counters import CANARIES, RECONCILER_ACTIONS, ReconcilerAction
 from service.models import ModelVersion, OutboxMessage
 from service.outbox import find_traceparent
@@ -171,6 +171,10 @@ class PoolKeeper:
         except VllmUnreachableError as error:
             logger.warning("pool %s went away during a canary: %s", self._pool.name, error)
             return
+        except StoreUnavailableError as error:  # says nothing about the version, however often
+            self._put_off(version.id)
+            self._note_retry(version, str(error))
+            return
         except (AdapterRankError, ExciseError, ValueError) as error:
             problem = f"It could not be loaded on its server: {error}"
         except (VllmError, OSError) as error:
@@ -234,6 +238,9 @@ class PoolKeeper:
         if self._put_off(version.id) >= _MAX_TRIES and self._pool.kind == PoolKind.LORA:
             await self._reject(server, version, served_name, problem)
             return
+        self._note_retry(version, problem)
+
+    def _note_retry(self, version: ModelVersion, problem: str) -> None:
         self._count("retry")
         with self._database.transaction() as session:
             transitions.note_problem(session, version.id, problem)

@@ -62,6 +62,8 @@ class _Post:
     event_id: str
     url: str
     body: bytes
+    sent_at: int
+    """Seconds since 1970 by the database, whose clock is the same for all processes."""
     signers: tuple[SecretStr, ...]
 
 
@@ -186,6 +188,7 @@ class Deliverer:
                     event_id=delivery.event_id,
                     url=webhook.url,
                     body=delivery.body.encode(),
+                    sent_at=int(now.timestamp()),
                     signers=tuple(list_signers(webhook, now)),
                 )
                 for webhook, delivery in found
@@ -208,7 +211,7 @@ class Deliverer:
             return lookups[-1]
 
         try:
-            headers = build_headers(post.event_id, int(time.time()), post.body, post.signers)
+            headers = build_headers(post.event_id, post.sent_at, post.body, post.signers)
             hosts = self._settings.webhook_hosts
             outcome = await send(post.url, headers, post.body, hosts, submit=submit)
             await self._use_database(partial(self._record, post, outcome))

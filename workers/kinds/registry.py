@@ -46,7 +46,7 @@ def run_shard(context: TaskContext, claim: ShardClaim) -> None:
     kind = KINDS[context.spec.kind]
     assert kind.build_sharded_work is not None  # otherwise there would be no shard
     with _naming_invalid_input(kind):
-        data = context.store.get(claim.input_sha256)
+        data = context.reach(lambda store: store.get(claim.input_sha256))
         work = kind.build_sharded_work(context, context.spec, data)
         complete_shard(context, claim, work, poll_cancellation(context))
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from excise.intake.checkpoint_folder import read_checkpoint_folder
 from excise.intake.local_files import require_new_folder
+from excise.intake.new_folders import building_folder
 from excise.names import JobFile, Verdict
 from excise.reports.common import JobReport
 from workers.library.checkpoint import OpenCheckpoint
@@ -84,16 +85,13 @@ class Outcome(Generic[ReportT]):
         """
         target = Path(folder)
         require_new_folder(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            result = Path(scratch) / "outcome"
+        with building_folder(target) as result:
             result.mkdir()
             for name, data in self.files.items():
                 if not _is_weights(name):
                     (result / name).write_bytes(data)
             if self.is_changed:
                 self._write_checkpoint(result / CHECKPOINT_FOLDER)
-            result.rename(target)
         return target
 
     @property

@@ -9,7 +9,6 @@ memory maps, one tensor at a time.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from excise.intake.checkpoint_folder import (
@@ -18,6 +17,7 @@ from excise.intake.checkpoint_folder import (
     read_checkpoint_folder,
 )
 from excise.intake.local_files import require_new_folder
+from excise.intake.new_folders import building_folder
 from excise.names import Verdict
 from workers.pruning.patch_building import (
     build_patch,
@@ -144,15 +144,12 @@ def _transform(
             f"the weights in {source} have sha256 {found}, the patch needs {expected}; "
             + ("revert takes the corrected checkpoint" if revert else "apply takes the base")
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        result = Path(scratch) / "checkpoint"
+    with building_folder(output) as result:
         files.copy(result)
         _write(patch, result, revert=revert)
         written = compute_checkpoint_sha256(result)
         if written != promised:
             raise PatchError(f"the result has sha256 {written}, the patch promised {promised}")
-        result.rename(output)
     return files.left_out
 
 

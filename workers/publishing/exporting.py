@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.intake.local_files import require_new_folder
+from excise.intake.new_folders import building_folder
 from excise.names import ExportForm
 from excise.reports.common import JobReport
 from workers.pruning.patch import Patch, PatchError, apply_patch, parse_patch
@@ -61,9 +61,7 @@ def export_correction(export: Export, output: Path) -> Exported:
     require_new_folder(output)
     if output.resolve().is_relative_to(export.base.resolve()):
         raise PatchError(f"{output} lies inside {export.base}; name a folder outside it")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        folder = Path(scratch) / "export"
+    with building_folder(output) as folder:
         rank = _write_model(export, patch, folder)
         facts = CardFacts(
             base_model=export.base_model,
@@ -75,7 +73,6 @@ def export_correction(export: Export, output: Path) -> Exported:
         (folder / CARD_NAME).write_text(write_card(patch, facts), encoding="utf-8")
         (folder / SUMS_NAME).write_text(_hash_files(folder), encoding="utf-8")
         files = tuple(_list_files(folder))
-        folder.rename(output)
     return Exported(files, rank)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from excise.logs import configure_logging
 from service.database import Database
-from service.errors import ExciseError, InternalError, LeaseLostError
+from service.errors import ExciseError, InternalError, LeaseLostError, StoreUnavailableError
 from service.tracing import configure_tracing, continue_trace, flush_traces
 from workers.models.heap import map_large_blocks
 from workers.models.watching import watching_generation
@@ -28,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 EXIT_OUT_OF_MEMORY = 72
 EXIT_DATABASE_AWAY = 73
+EXIT_GAVE_BACK = 74
+"""The child gave its work back by itself, as it knows the reason best."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _AWAY_STATES = ("08", "53", "57P")
 """How the SQLSTATE begins of errors that say nothing about the work: the connection was lost, the
@@ -82,6 +88,16 @@ def _run_recorded(
     def fail(code: str, message: str) -> None:
         _record(database, name, lambda session: work.fail(session, claim, code, message))
 
+    def give_back(reason: str) -> NoReturn:
+        logger.exception("%s is given back: %s", name, reason)
+        attempts = settings.max_attempts
+        _record(
+            database,
+            name,
+            lambda session: work.give_back(session, claim, reason, attempts, counts=True),
+        )
+        sys.exit(EXIT_GAVE_BACK)
+
     try:
         work.run(database, settings, claim)
     except LeaseLostError:
@@ -91,6 +107,8 @@ def _run_recorded(
         _record(database, name, lambda session: work.cancel(session, claim))
     except InvalidInputError as error:
         fail("invalid_input", str(error))
+    except StoreUnavailableError as error:  # another attempt may find it in order
+        give_back(str(error))
     except ExciseError as error:
         if isinstance(error, InternalError):
             logger.exception("%s failed", name)
@@ -108,6 +126,8 @@ def _run_recorded(
             # A fresh process may have enough memory, so the parent gives the work back.
             logger.exception("%s ran out of memory", name)
             sys.exit(EXIT_OUT_OF_MEMORY)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            give_back(f"The worker's disk is full ({error.strerror}). Make room on it.")
         logger.exception("%s failed", name)
         fail("internal", "It failed inside Excise; the worker's log has the details.")
 

@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from excise.estimates.estimate import JobEstimate
 from service.artifacts import ArtifactStore, open_artifact_store
 from service.database import Database, fetch_now
-from service.errors import ArtifactNotFoundError
+from service.errors import ArtifactNotFoundError, StoreUnavailableError
 from service.jobs.execution import (
     Claim,
     attach_artifact,
@@ -56,7 +56,7 @@ PROGRESS_SECONDS = 1.0
 """Shortest time between two progress writes of one stage."""
 
 OUTAGE_PAUSE_SECONDS = 0.5
-"""Pause between two attempts while the database is unreachable."""
+"""Pause between two attempts while the database or the artifact store is unreachable."""
 
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
@@ -98,10 +98,10 @@ class TaskContext:
         Checks at the end that the file exists: garbage collection may have deleted an identical
         file before the database named this one, but cannot do so afterwards.
         """
-        sha256 = self.store.put_bytes(data)
+        sha256 = self.reach(lambda store: store.put_bytes(data))
         write(sha256)
-        if not self.store.exists(sha256):
-            self.store.put_bytes(data)
+        if not self.reach(lambda store: store.exists(sha256)):
+            self.reach(lambda store: store.put_bytes(data))
         return sha256
 
     def check_cancelled(self) -> None:
@@ -115,22 +115,47 @@ class TaskContext:
         If the database is unreachable, retries for as long as the lease lasts, so that a restart of
         the server does not discard hours of work. An outage is logged once, and so is its end.
         """
+
+        def operate() -> _Result:
+            with self.database.transaction() as session:
+                return operation(session)
+
+        return self._outlast("database", operate, (OperationalError, InterfaceError))
+
+    def reach(self, operation: Callable[[ArtifactStore], _Result]) -> _Result:
+        """Return the result of `operation` on the store of results.
+
+        If the store is unavailable, retries as `transact` does.
+        """
+        return self._outlast("artifact store", lambda: operation(self.store), StoreUnavailableError)
+
+    def _outlast(
+        self,
+        what: str,
+        operate: Callable[[], _Result],
+        outages: type[Exception] | tuple[type[Exception], ...],
+    ) -> _Result:
+        """Return the result of `operate`, which is repeated while `what` is away."""
         started_at, is_away = time.monotonic(), False
         while True:
             try:
-                with self.database.transaction() as session:
-                    result = operation(session)
-            except (OperationalError, InterfaceError) as error:
+                result = operate()
+            except outages as error:
                 if time.monotonic() > started_at + self.settings.lease_seconds:
                     raise
                 if not is_away:
-                    logger.warning("database away, trying again: %s", type(error.orig).__name__)
+                    logger.warning("%s away, trying again: %s", what, _describe_outage(error))
                 is_away = True
                 time.sleep(OUTAGE_PAUSE_SECONDS)
             else:
                 if is_away:
-                    logger.info("database back after %.1f s", time.monotonic() - started_at)
+                    logger.info("%s back after %.1f s", what, time.monotonic() - started_at)
                 return result
+
+
+def _describe_outage(error: Exception) -> str:
+    """Return an outage for the log, without a database error's statement and parameters."""
+    return type(error.orig).__name__ if isinstance(error, DBAPIError) else str(error)
 
 
 def poll_cancellation(context: TaskContext) -> Advance:
@@ -291,14 +316,16 @@ class JobContext(TaskContext, StageContext):
 
     def _discard(self, sha256: str) -> None:
         """Delete a file that this job no longer names, unless something else names it."""
-        self.transact(lambda session: discard_artifact(session, self.store, sha256))
+        self.reach(
+            lambda store: self.transact(lambda session: discard_artifact(session, store, sha256))
+        )
 
     def _find_earlier(self, name: str, key: str) -> StageOutput | None:
         sha256 = self._find_sha256(name, key)
         if sha256 is None:
             return None
         try:
-            return StageOutput(self.store.get(sha256), sha256)
+            return StageOutput(self.reach(lambda store: store.get(sha256)), sha256)
         except ArtifactNotFoundError:
             return None
 

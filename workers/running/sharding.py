@@ -10,8 +10,10 @@ import logging
 import time
 from collections import Counter as Tally
 from collections.abc import Sequence
+from functools import partial
 
 from excise.plurals import count_noun
+from service.artifacts import ArtifactStore
 from service.errors import ArtifactNotFoundError, LeaseLostError
 from service.jobs.shards import (
     ShardClaim,
@@ -145,9 +147,10 @@ def _collect(context: JobContext, states: Sequence[ShardState]) -> list[bytes] |
     """Return the results, or None if a shard's file is missing, after putting that shard back."""
     results: list[bytes] = []
     for state in states:
-        assert state.result_sha256 is not None
+        sha256 = state.result_sha256
+        assert sha256 is not None
         try:
-            results.append(context.store.get(state.result_sha256))
+            results.append(context.reach(partial(ArtifactStore.get, sha256=sha256)))
         except ArtifactNotFoundError:
             _reopen(context, state)
             return None

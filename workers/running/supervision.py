@@ -16,7 +16,12 @@ from service.database import Database
 from service.errors import LeaseLostError
 from service.outages import OutageRecord
 from service.tracing import continue_trace, get_traceparent
-from workers.running.child import EXIT_DATABASE_AWAY, EXIT_OUT_OF_MEMORY, run_child
+from workers.running.child import (
+    EXIT_DATABASE_AWAY,
+    EXIT_GAVE_BACK,
+    EXIT_OUT_OF_MEMORY,
+    run_child,
+)
 from workers.running.launching import get_process_context, warm_up
 from workers.running.leased import Held, LeasedWork
 from workers.running.measures import ATTEMPTS, LEASE_LOSSES, Ending
@@ -228,6 +233,8 @@ def _describe_exit(code: int) -> str:
         )
     if code == EXIT_DATABASE_AWAY:
         return _DATABASE_AWAY
+    if code == EXIT_GAVE_BACK:  # needed only if its own reason was not recorded
+        return "The child process gave the work back."
     if code >= 0:
         return f"The child process exited with status {code}."
     name = signal.Signals(-code).name

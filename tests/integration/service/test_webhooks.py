@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Any
@@ -128,6 +129,22 @@ def test_a_job_is_reported_from_submission_to_end(
     assert {one["status"] for one in found} == {"delivered"}
     assert found[0]["attempts"][0]["status_code"] == 204
     assert deliverer.deliver_once() == 0
+
+
+def test_messages_carry_the_databases_time(
+    client: TestClient,
+    receiver: Receiver,
+    deliverer: Deliverer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Receivers refuse what seems minutes old, and the clock of one machine may be wrong."""
+    rightly = time.time()
+    monkeypatch.setattr(time, "time", lambda: rightly + 3600)
+    create(client, receiver)
+    submit(client)
+    assert deliver_all(deliverer) == 1
+    (request,) = receiver.server.requests
+    assert abs(int(request.headers["webhook-timestamp"]) - rightly) < 600
 
 
 def test_a_webhook_gets_only_the_events_it_asked_for(

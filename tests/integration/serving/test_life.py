@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy.orm import Session
 
 from service.database import Database
+from service.errors import StoreUnavailableError
 from service.keys.operations import revoke_key
 from service.models import Job, ModelVersion
+from service.serving import convergence
 from service.serving.aliases import promote
+from service.serving.folders import place_files
 from service.serving.versions import get_version
 from tests.fake_vllm import find_speaker, find_speakers
 from tests.integration.service.test_races import GUARD_SECONDS, until_blocked
@@ -101,6 +106,25 @@ def test_a_leak_between_base_and_adapter_fails_the_canary(
     assert version["status"] == "failed"
     assert "the corrected model answered instead" in version["error"]
     assert client.get(f"/v1/aliases/{ALIAS}").status_code == 404
+
+
+def test_an_outage_of_the_artifact_store_is_no_fault_of_the_version(
+    stage: Stage, client: httpx.Client, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often its files cannot be read."""
+    failures = iter([StoreUnavailableError("away")])
+
+    def place(*arguments: Any) -> Path:
+        for failure in failures:
+            raise failure
+        return place_files(*arguments)
+
+    monkeypatch.setattr(convergence, "place_files", place)
+    monkeypatch.setattr(convergence, "_MAX_TRIES", 1)
+    version_id = stage.publish(client, tenant, "one", ALIAS)
+    stage.wait_for(client, version_id, "live", "failed")
+    assert client.get(f"/v1/versions/{version_id}").json()["status"] == "live"
+    assert next(failures, None) is None
 
 
 def test_publishing_twice_makes_one_version(

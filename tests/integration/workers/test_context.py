@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from service.artifacts import ArtifactStore
 from service.database import Database
-from service.errors import LeaseLostError
+from service.errors import LeaseLostError, StoreUnavailableError
 from service.jobs.execution import is_job_waiting, load_stage_seconds
 from service.jobs.leases import JOBS
 from service.jobs.operations import cancel_job
@@ -21,7 +25,7 @@ from tests.integration.workers.children import ActingJob
 from tests.integration.workers.conftest import claim
 from workers.progress import Progress, Standing
 from workers.running import context as context_module
-from workers.running.child import run_claimed
+from workers.running.child import EXIT_GAVE_BACK, run_claimed
 from workers.running.context import CancelledJobError, JobContext
 from workers.running.leased import HeldRow
 from workers.settings import WorkerSettings
@@ -275,3 +279,62 @@ def test_an_outage_longer_than_the_lease_ends_the_attempt_not_the_job(
         run_claimed(ActingJob(lose_database), context.claim, settings)
     assert ending.value.code not in {0, None}
     assert read(database, context.claim.job_id).status == "running"
+
+
+class FlakyStore:
+    """A store that is away, or full, for its first calls."""
+
+    def __init__(self, store: ArtifactStore, failures: int) -> None:
+        self._store, self.failures = store, failures
+
+    def __getattr__(self, name: str) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailableError("The artifact store cannot be used (No space left).")
+        return getattr(self._store, name)
+
+
+def test_an_outage_of_the_artifact_store_is_waited_out(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stage's work is not done again."""
+    caplog.set_level("INFO", context_module.logger.name)
+    monkeypatch.setattr(context_module, "OUTAGE_PAUSE_SECONDS", 0.01)
+    context.store = FlakyStore(context.store, 3)  # type: ignore[assignment]
+    assert count_runs(context, {"a": 1}) == 1
+    own = [entry.getMessage() for entry in caplog.records if "artifact store" in entry.getMessage()]
+    assert ["trying again" in text for text in own] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            StoreUnavailableError("The artifact store cannot be used (Gone)."),
+            "store cannot be used",
+        ),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+    ],
+)
+def test_a_full_disk_or_lost_store_ends_the_attempt_then_the_job_with_its_reason(
+    database: Database,
+    settings: WorkerSettings,
+    context: JobContext,
+    error: Exception,
+    reason: str,
+) -> None:
+    def fail(_: HeldRow, __: WorkerSettings) -> None:
+        raise error
+
+    job_id, held = context.claim.job_id, context.claim
+    for attempt in range(1, settings.max_attempts + 1):
+        with pytest.raises(SystemExit) as ending:
+            run_claimed(ActingJob(fail), held, settings)
+        assert ending.value.code == EXIT_GAVE_BACK
+        if attempt < settings.max_attempts:
+            assert read(database, job_id).status == "queued"
+            held = claim(database, job_id)
+    job = read(database, job_id)
+    assert (job.status, job.error_code) == ("failed", "poison_job")
+    assert job.error_message is not None
+    assert reason in job.error_message

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import fsspec
 import pytest
@@ -13,10 +15,11 @@ import pytest
 from service.artifacts import (
     ArtifactStore,
     LocalArtifactStore,
+    RemoteArtifactStore,
     count_free_bytes,
     open_artifact_store,
 )
-from service.errors import ArtifactCorruptError, ArtifactNotFoundError
+from service.errors import ArtifactCorruptError, ArtifactNotFoundError, StoreUnavailableError
 
 UNKNOWN = "0" * 64
 
@@ -135,7 +138,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("service.artifacts.os.fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StoreUnavailableError, match="No space"):
         store.put_bytes(b"content")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -196,3 +199,62 @@ def test_room_is_told_of_folders_alone_even_before_they_are_there(tmp_path: Path
     assert (count_free_bytes(str(tmp_path / "not" / "yet")) or 0) > 0
     assert (count_free_bytes(f"file://{tmp_path}") or 0) > 0
     assert count_free_bytes("s3://bucket/prefix") is None
+
+
+class FaultyFiles:
+    """A bucket of fsspec's whose answers go wrong as the test says."""
+
+    def __init__(self, store: ArtifactStore, fault: Callable[[IO[bytes]], IO[bytes]]) -> None:
+        assert isinstance(store, RemoteArtifactStore)
+        self._files, self._fault = store._files, fault
+        store._files = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def open(self, path: str, mode: str) -> IO[bytes]:
+        opened: IO[bytes] = self._files.open(path, mode)
+        return self._fault(opened)
+
+
+class LostAnswerError(Exception):
+    """What a library of its own raises: no OSError."""
+
+
+def lose(_: IO[bytes]) -> IO[bytes]:
+    raise LostAnswerError("503 Slow Down, asked for by key AKIA")
+
+
+def cut_off(opened: IO[bytes]) -> IO[bytes]:
+    return io.BytesIO(opened.read()[:-1])
+
+
+@pytest.mark.parametrize("fault", [lose, cut_off])
+def test_a_bucket_that_fails_says_nothing_about_the_content(
+    tmp_path: Path, fault: Callable[[IO[bytes]], IO[bytes]]
+) -> None:
+    store = open_artifact_store(f"memory://{tmp_path.name}")
+    sha256 = store.put_bytes(b"content")
+    FaultyFiles(store, fault)
+    with pytest.raises(StoreUnavailableError) as told:
+        store.get(sha256)
+    assert "AKIA" not in str(told.value)
+    with pytest.raises(StoreUnavailableError):
+        store.fetch_file(sha256, tmp_path / "copy")
+    with pytest.raises(StoreUnavailableError), store.open(sha256):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_returned_is_what_was_checked(tmp_path: Path) -> None:
+    """A bucket that answers rightly once and cuts off the second answer."""
+    store = open_artifact_store(f"memory://{tmp_path.name}")
+    sha256 = store.put_bytes(b"content")
+
+    class Fickle(io.BytesIO):
+        def seek(self, *arguments: int) -> int:
+            self.truncate(3)
+            return super().seek(*arguments)
+
+    FaultyFiles(store, lambda opened: Fickle(opened.read()))
+    assert store.get(sha256) == b"content"

@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from service.artifacts import ArtifactStore
@@ -56,9 +57,9 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
         # Always float32, whatever the job computed in: the canary's tokens are those of float32.
         inputs = CorrectionJobInputs(context, claim.spec.model_copy(update={"dtype": "float32"}))
         try:
-            patch = parse_patch(context.store.get(claim.patch_sha256))
+            patch = parse_patch(context.reach(lambda store: store.get(claim.patch_sha256)))
             _check_base(inputs, patch)
-            built = build_version(context.store, claim, patch, inputs.checkpoint_path)
+            built = build_version(context, claim, patch, inputs.checkpoint_path)
             canary = build_canary(inputs, patch, settings.serving_dtype, _log_progress(claim))
         except (
             CheckpointError,
@@ -68,7 +69,8 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
             UnsupportedArchitectureError,
         ) as error:
             raise InvalidInputError(str(error)) from error
-        canary_sha256 = context.store.put_bytes(canary.model_dump_json().encode())
+        asked = canary.model_dump_json().encode()
+        canary_sha256 = context.reach(lambda store: store.put_bytes(asked))
         context.transact(
             lambda session: file_publication(
                 session, claim.version_id, claim.token, built.files, built.rank, canary_sha256
@@ -77,16 +79,20 @@ def run_publication(database: Database, settings: WorkerSettings, claim: Publica
 
 
 def build_version(
-    store: ArtifactStore, claim: PublicationClaim, patch: Patch, base: Path
+    context: TaskContext, claim: PublicationClaim, patch: Patch, base: Path
 ) -> BuiltVersion:
     """Build and store the version's files: an adapter if it fits, else a whole checkpoint."""
     rank = choose_rank(patch, base, claim.max_rank)
     if rank is not None:
         adapter = build_adapter(patch, base, max_rank=claim.max_rank, base_model=claim.base_model)
-        return _store_adapter(store, adapter)
+        return _store_adapter(context, adapter)
     with tempfile.TemporaryDirectory(prefix="excise-publish-") as scratch:
         files = build_checkpoint(patch, base, Path(scratch) / "checkpoint")
-        return BuiltVersion({name: store.put_file(path) for name, path in files.items()}, None)
+        stored = {
+            name: context.reach(partial(ArtifactStore.put_file, path=path))
+            for name, path in files.items()
+        }
+        return BuiltVersion(stored, None)
 
 
 def choose_rank(patch: Patch, base: Path, max_rank: int) -> int | None:
@@ -101,8 +107,11 @@ def choose_rank(patch: Patch, base: Path, max_rank: int) -> int | None:
         return None
 
 
-def _store_adapter(store: ArtifactStore, adapter: Adapter) -> BuiltVersion:
-    files = {name: store.put_bytes(content) for name, content in adapter.files.items()}
+def _store_adapter(context: TaskContext, adapter: Adapter) -> BuiltVersion:
+    files = {
+        name: context.reach(partial(ArtifactStore.put_bytes, content=content))
+        for name, content in adapter.files.items()
+    }
     return BuiltVersion(files, adapter.rank)
 
 
