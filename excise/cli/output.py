@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
@@ -192,9 +192,9 @@ def format_time(moment: datetime | None) -> str:
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+def keep_secrets() -> Callable[[str], str]:
     """Return a function that removes the pipeline's secrets from a text."""
-    register_secrets(find_secrets(environment))
+    register_secrets(find_secrets(os.environ))
     return redact
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,7 +58,6 @@ async def send(
     headers: Mapping[str, str],
     body: bytes,
     allowed_hosts: Collection[str] = (),
-    trust: ssl.SSLContext | None = None,
     deadline_seconds: float = DEADLINE_SECONDS,
     submit: Submit = _THREADS.submit,
 ) -> Outcome:
@@ -67,7 +65,6 @@ async def send(
 
     The name is looked up once, and the connection goes to the checked address without any proxy.
     The thread that looks it up, of `submit`, is left behind if it is too slow.
-    Certificates are verified against `trust`, by default httpx's authorities.
     """
     started = time.monotonic()
     status, error = None, None
@@ -75,7 +72,7 @@ async def send(
         async with asyncio.timeout(deadline_seconds):
             endpoint = parse_endpoint(url)
             destination = await _look_up(endpoint, allowed_hosts, submit)
-            status = await _post(destination, headers, body, trust)
+            status = await _post(destination, headers, body)
             error = _explain(status)
     except TimeoutError:
         error = f"no answer within {deadline_seconds:g} s"
@@ -101,12 +98,7 @@ async def _look_up(
         ) from None
 
 
-async def _post(
-    destination: Destination,
-    headers: Mapping[str, str],
-    body: bytes,
-    trust: ssl.SSLContext | None,
-) -> int:
+async def _post(destination: Destination, headers: Mapping[str, str], body: bytes) -> int:
     """Return the status of the answer, whose body is left unread."""
     sent = {
         "Host": destination.endpoint.authority,
@@ -116,7 +108,7 @@ async def _post(
     }
     async with (
         httpx.AsyncClient(
-            timeout=DEADLINE_SECONDS, follow_redirects=False, trust_env=False, verify=trust or True
+            timeout=DEADLINE_SECONDS, follow_redirects=False, trust_env=False
         ) as client,
         client.stream(
             "POST",

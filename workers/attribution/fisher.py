@@ -140,16 +140,13 @@ def compute_leads(
     loaded: LoadedModel,
     samples: Sequence[TokenSequence],
     *,
-    batch_tokens: int | None = None,
     advance: Advance = ignore,
-    on_halved: OnHalved = log_halved,
 ) -> tuple[torch.Tensor, ...]:
     """Return the leads that `compute_margin_rows` returns, without rows: by forward passes alone.
 
     Raises `SampleTooLargeError`.
     """
-    size = _choose_tokens(batch_tokens, loaded)
-    reader = _TextReader(loaded, size, advance, on_halved)
+    reader = _TextReader(loaded, _choose_tokens(None, loaded), advance, log_halved)
 
     def find(batch: TokenBatch, _: Sequence[SharedText]) -> torch.Tensor:
         return _predict_leads(loaded, batch).leads
