@@ -229,7 +229,7 @@ class EventFeed:
         with self._database.transaction() as session:
             is_open = repository.find_statuses(session, list(cursors))
             found = repository.list_new_events(session, cursors, _MAX_NEW_EVENTS + 1)
-            told = [(event.job_id, _tell_of(event)) for event in found[:_MAX_NEW_EVENTS]]
+            told = [(event.job_id, _encode(event)) for event in found[:_MAX_NEW_EVENTS]]
             is_cut = len(found) > _MAX_NEW_EVENTS
             ended = [
                 job_id
@@ -239,7 +239,7 @@ class EventFeed:
             over: dict[str, bytes | None] = {}
             if ended and not is_cut:
                 over = dict.fromkeys(ended)
-                over |= {job.id: end(job) for job in repository.load_jobs(session, ended)}
+                over |= {job.id: encode_end(job) for job in repository.load_jobs(session, ended)}
             refused = set(key_ids) - find_valid_keys(session, key_ids)
             return News(told, over, is_cut, refused)
 
@@ -271,14 +271,14 @@ class EventFeed:
     def _load(self, job_id: str, after: int, upto: int) -> list[Told]:
         with self._database.transaction() as session:
             found = repository.list_events(session, job_id, after, _PAGE_SIZE, upto)
-            return [_tell_of(event) for event in found]
+            return [_encode(event) for event in found]
 
 
-def end(job: Job) -> bytes:
+def encode_end(job: Job) -> bytes:
     """Return the last message of a stream: the job."""
     return ServerSentEvent(view_job(job).model_dump_json(), event="done").encode()
 
 
-def _tell_of(event: Event) -> Told:
+def _encode(event: Event) -> Told:
     content = view_event(event).model_dump_json()
     return Told(event.id, ServerSentEvent(content, event=event.type, id=str(event.id)).encode())

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli.group import OrderlyGroup
-from excise.cli.output import clean, print_aside, print_json, printed_after_work
+from excise.cli.output import (
+    ExitCode,
+    clean,
+    end_with,
+    print_aside,
+    print_json,
+    printed_after_work,
+)
 from excise.intake.local_files import MAX_PATCH_BYTES, read_file
 from excise.names import ExportForm, GateOutcome
 from service.errors import ExciseError
@@ -20,9 +27,6 @@ from service.errors import ExciseError
 if TYPE_CHECKING:
     from excise.reports.common import JobReport
     from workers.pruning.patch import Patch, PatchVerdict
-
-GATES_NOT_MET = 100
-"""Exit status of `gate` if a gate is not met; the service's commands use the same."""
 
 LISTED_MODULES = 12
 """Number of modules that `patch inspect` lists unless all are requested; the fullest ones."""
@@ -69,7 +73,7 @@ def _reported_errors() -> Iterator[None]:
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
         print_aside(f"error: {error}")
-        raise typer.Exit(1) from None
+        raise typer.Exit(int(ExitCode.ERROR)) from None
 
 
 @patch_commands.command("apply")
@@ -336,7 +340,8 @@ def gate_command(
     from workers.commands.gate.printing import print_report
 
     print_report(report, output)
-    raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
+    is_met = report.outcome is GateOutcome.PASSED
+    end_with(ExitCode.PASSED if is_met else ExitCode.GATES_NOT_MET)
 
 
 @estimate_commands.command("estimate")
@@ -388,7 +393,7 @@ def estimate_command(
         print_json(found.model_dump(mode="json"))
     else:
         typer.echo(clean(str(found), keep_lines=True))
-    raise typer.Exit(0 if found.fits else 1)
+    end_with(ExitCode.PASSED if found.fits else ExitCode.ERROR)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from workers.pruning.joint_ranking import (
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
 
-POOL_SHARE = 3
+POOL_RATIO = 3
 """Ratio of the pool's size to the largest amount pruned. Larger pools changed nothing
 (docs/decisions/0014)."""
 
@@ -312,7 +312,7 @@ class Candidates:
     ) -> _PlacedPool:
         """Return the components that are best by themselves, and the guards of all texts."""
         most = self._plan.space.amounts[granularity][1]
-        ranking = rank_components(scores, granularity, POOL_SHARE * most)
+        ranking = rank_components(scores, granularity, POOL_RATIO * most)
         places = ranking.top(len(ranking))
         components = self._locate(ranking).top(len(ranking))
         rows = compute_fisher_rows(

@@ -29,6 +29,10 @@ TUNE_SHARE = 0.5
 """Share of the undesired prompts used for attribution and search; the rest is held out. The
 ranking generalises with their number, so it is more than the 40 % it was (docs/decisions/0007)."""
 
+ATTRIBUTED_TEXTS, SEARCHED_TEXTS = 0.5, 0.25
+"""Shares of the reference texts for attribution and for the search; the rest is held out. Chosen by
+hand; not measured."""
+
 REFERENCE_TOKENS = 128
 """Longest reference sequence, in tokens; longer texts are cut into several. Chosen by hand; not
 measured."""
@@ -256,16 +260,16 @@ def split_reference(
     attribution, a quarter into each of the others. A part's last sequence is cut to the tokens
     that its limit leaves. Sequences of a single token predict nothing and are left out.
     """
-    attributes = split_by_hash(texts, 0.5)
-    tunes = split_by_hash(texts, 0.75)
+    is_attributed = split_by_hash(texts, ATTRIBUTED_TEXTS)
+    is_seen = split_by_hash(texts, ATTRIBUTED_TEXTS + SEARCHED_TEXTS)
     parts: dict[str, list[tuple[int, ...]]] = {"attribute": [], "tune": [], "held_out": []}
     budgets = {
         "attribute": limits.attribute,
         "tune": limits.tune,
         "held_out": limits.held_out,
     }
-    for text, attribute, tune in zip(texts, attributes, tunes, strict=True):
-        part = "attribute" if attribute else "tune" if tune else "held_out"
+    for text, attributed, seen in zip(texts, is_attributed, is_seen, strict=True):
+        part = "attribute" if attributed else "tune" if seen else "held_out"
         for sequence in cut_windows(tokenizer, text, REFERENCE_TOKENS):
             kept = sequence[: budgets[part]]
             if len(kept) > 1:

@@ -11,7 +11,7 @@ from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.contrastive import ContrastiveRelevance, Side
 from workers.attribution.segments import Reading, count_segments, cut_layers, sum_in_segments
 from workers.attribution.sums import RelevanceSums, finish_in_place, pick_modules
-from workers.correction.candidates import POOL_SHARE
+from workers.correction.candidates import POOL_RATIO
 from workers.correction.results import PreparedCorrection
 from workers.correction.shortlist import Shortlisting
 from workers.families import find_layer_numbers
@@ -155,7 +155,7 @@ def _take_in(
 def _find_size(inputs: CorrectionInputs, prepared: PreparedCorrection) -> int:
     """Return the number of weights from which a search chooses."""
     _, most = find_ranges(inputs, prepared)[WEIGHT]
-    return max(POOL_SHARE * most, LEAST_KEPT)
+    return max(POOL_RATIO * most, LEAST_KEPT)
 
 
 def _list_readings(subjects: Sequence[Subject], prepared: PreparedCorrection) -> list[Reading]:
