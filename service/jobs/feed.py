@@ -131,19 +131,15 @@ class EventFeed:
         with self._watch(opening) as channel, self._admit(key_id) as viewer:
             while not viewer.is_refused:
                 changed = channel.changed
-                if after < channel.first:
-                    upto = channel.first
+                if after < (upto := channel.first):
                     page = await self._read_page(channel.job_id, after, upto)
-                    for told in page:
-                        if viewer.is_refused:
-                            return
-                        yield told.content
                     after = page[-1].id if len(page) == _PAGE_SIZE else upto
-                    continue
-                for told in [told for told in channel.recent if told.id > after]:
+                else:
+                    page = [told for told in channel.recent if told.id > after]
+                    after = page[-1].id if page else after
+                for told in page:
                     if viewer.is_refused:
                         return
-                    after = told.id
                     yield told.content
                 if after < channel.last:
                     continue

@@ -293,9 +293,9 @@ class Candidates:
             placed.pool,
             values,
             floor,
-            settings.amount,
-            settings.cost_weight,
-            settings.prices,
+            limit=settings.amount,
+            cost_weight=settings.cost_weight,
+            prices=settings.prices,
         )
         return _Order(placed.pool.components, values, rank)
 
