@@ -25,9 +25,9 @@ from service.problems import DATABASE_OUTAGES
 
 logger = logging.getLogger(__name__)
 
-_PAGE_SIZE = 200
-_MAX_NEW_EVENTS = 2000
-_RECENT_EVENTS = 256
+_PAGE_SIZE = 200  # older events that one query reads for a stream
+_MAX_NEW_EVENTS = 2000  # new events of all jobs that one look reads
+_RECENT_EVENTS = 256  # events of a job that are kept in memory
 _OUTAGE_PAUSE_SECONDS = 2.0
 _DATABASE, _LOOK = "database", "look"
 _THREADS = 2  # a separate pool, so that streams and other requests do not wait for each other
@@ -99,7 +99,7 @@ class News(NamedTuple):
     is_cut: bool
     """Whether there are more events."""
     refused: set[str]
-    """Keys of streams that are valid no longer."""
+    """Ids of keys with streams that are no longer valid."""
 
 
 class EventFeed:
@@ -124,7 +124,7 @@ class EventFeed:
     async def stream(self, opening: Opening, after: int, key_id: str) -> AsyncIterator[bytes]:
         """Yield every event with an id above `after`, as it happens, then `done` with the job.
 
-        It ends early once the API key is valid no longer. During outages of the database, it waits.
+        It ends early once the API key is no longer valid. During outages of the database, it waits.
         A slow client delays nobody and keeps nothing in memory: events that it missed are read
         again.
         """
@@ -171,7 +171,7 @@ class EventFeed:
 
     @contextmanager
     def _admit(self, key_id: str) -> Iterator[Viewer]:
-        """Yield what is known of the key, which is looked up while it has streams."""
+        """Yield the key's viewer; the key is checked for as long as it has streams."""
         viewer = self._viewers.setdefault(key_id, Viewer())
         viewer.streams += 1
         try:
@@ -219,8 +219,8 @@ class EventFeed:
     def _look(self, cursors: Mapping[str, int], key_ids: Collection[str]) -> News:
         """Return news since the given events.
 
-        Jobs are read first, so ended ones are complete. Keys are read last, so nothing that
-        happened after the end of one is told to its streams.
+        Jobs are read first, so the events of ended ones are complete. Keys are read last, so the
+        streams of a key are told nothing that happened after it was revoked.
         """
         with self._database.transaction() as session:
             is_open = repository.find_statuses(session, list(cursors))
@@ -252,7 +252,7 @@ class EventFeed:
             return page
 
     async def _wait_out(self, error: Exception) -> None:
-        """Pause after a query that failed; of an outage, only the first failure is logged."""
+        """Log a failed query, but only the first failure of an outage, and pause."""
         if isinstance(error, DATABASE_OUTAGES):
             if self._outages.note_failure(_DATABASE):
                 logger.warning("event streams wait for the database: %s", type(error).__name__)

@@ -23,7 +23,7 @@ DEADLINE_SECONDS = 15.0
 30 seconds."""
 
 LOOKUP_SECONDS = 5.0
-"""Deadline of looking up a name; one that is slower does not take messages. Chosen by hand."""
+"""Deadline for looking up a name; after it, the attempt has failed. Chosen by hand."""
 
 SLOTS = 32
 """Largest number of concurrent posts per process. Chosen by hand."""
@@ -33,7 +33,7 @@ GONE = 410
 
 
 Submit = Callable[..., Future[Destination]]
-"""A function like the method of executors; not the loop's own, whose threads others need."""
+"""An executor's `submit`; not that of the event loop's own executor, whose threads others need."""
 
 _THREADS = ThreadPoolExecutor(SLOTS, "webhook-names")
 
@@ -64,7 +64,7 @@ async def send(
     """Post `body` and return the outcome; raises nothing.
 
     The name is looked up once, and the connection goes to the checked address without any proxy.
-    The thread that looks it up, of `submit`, is left behind if it is too slow.
+    The look-up runs in a thread of `submit`, which is left behind if it is too slow.
     """
     started = time.monotonic()
     status, error = None, None

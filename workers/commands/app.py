@@ -244,11 +244,11 @@ def export_command(
             "--base-gguf",
             exists=True,
             dir_okay=False,
-            help="The base as F32, F16 or BF16 GGUF: writes it corrected instead of an adapter.",
+            help="The base as F32, F16 or BF16 GGUF; a corrected copy is written, no adapter.",
         ),
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Its name; by default, the folder's.")
+        str | None, typer.Option("--base-model", help="The base's name; by default, the folder's.")
     ] = None,
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Export it even though its job did not pass.")
@@ -358,23 +358,34 @@ def estimate_command(
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference", exists=True, dir_okay=False, help="Reference text; else the most."
+            "--reference",
+            exists=True,
+            dir_okay=False,
+            help="Reference text; without it, as much as the spec may use.",
         ),
     ] = None,
     perplexity: Annotated[
         Path | None,
         typer.Option(
-            "--perplexity", exists=True, dir_okay=False, help="Perplexity corpus; else the most."
+            "--perplexity",
+            exists=True,
+            dir_okay=False,
+            help="Perplexity corpus; without it, as much as the spec may use.",
         ),
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", exists=True, help="A folder or config.json; else the spec's."),
+        typer.Option(
+            "--model", exists=True, help="A folder or config.json; without it, the spec's model."
+        ),
     ] = None,
     machine: Annotated[
         Path | None,
         typer.Option(
-            "--machine", exists=True, dir_okay=False, help="JSON of another machine; else this one."
+            "--machine",
+            exists=True,
+            dir_okay=False,
+            help="JSON of another machine; without it, this one.",
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",

@@ -43,8 +43,8 @@ POOL_RATIO = 3
 
 REFERENCE_ROWS = 512
 """Pieces of reference text from which the joint damage of components is predicted. KL was 0.0080
-with 512 and 0.0067 with 1,024 (docs/decisions/0014); 512 take half the time, which is spent on the
-protected slices."""
+with 512 and 0.0067 with 1,024 (docs/decisions/0014). 512 take half the time; the time saved is
+spent on the protected slices."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Order:
     """The candidates of one trial, and how to rank them."""
 
     candidates: Selection
-    """Single weights only; empty for other components, for which nobody needs them."""
+    """Given for single weights only; empty for other components, where they are not needed."""
     benefit: torch.Tensor
     """Benefit of removing each candidate, `(candidate,)`."""
     rank: _Rank
@@ -266,7 +266,7 @@ class Candidates:
     def _order_apart(
         self, scores: Mapping[str, torch.Tensor], benefit: Benefit, settings: TrialSettings
     ) -> _Order:
-        """Return the components, ranked one by one."""
+        """Return the order of components that are ranked one by one."""
         granularity, amount = settings.granularity, settings.amount
         everything = sum(values.numel() for values in scores.values())
 
@@ -286,7 +286,7 @@ class Candidates:
     def _order_together(
         self, placed: _PlacedPool, benefit: Benefit, floor: float, settings: TrialSettings
     ) -> _Order:
-        """Return the pool's components, each ranked with the joint damage of those before it."""
+        """Return the order of the pool's components, each ranked given those before it."""
         values = gather(placed.places, benefit)
         rank = partial(
             rank_jointly,
@@ -323,7 +323,7 @@ class Candidates:
             most_rows=REFERENCE_ROWS,
             advance=self._advance,
         )
-        self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
+        self._advance(REFERENCE_ROWS - len(rows))  # there may be fewer rows than planned
         slices = self._inputs.prepared.protection
         limits = self._inputs.budget.slices
         guards = guard_slices(self._base, components, slices, limits, self._advance)

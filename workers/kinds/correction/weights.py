@@ -64,9 +64,9 @@ class WeightPlan:
     def _find_passes(self, reading: Reading, share: float, *, is_first: bool) -> float:
         """Return the cost of a token in a segment that holds `share` of the layers.
 
-        In the first segment, a token passes through the whole model; where there are several
-        others, most layers are run twice, to find a segment's input and for its graph. Attributors
-        that only look at inputs read it once or not at all.
+        In the first segment, a token passes through the whole model. With several others, most
+        layers are run twice: once to find a segment's input, once for its graph. Attributors that
+        only look at inputs read a token once or not at all.
         """
         attributor = self.asked[reading.asked[0]].attributor
         if not attributor.explains:
