@@ -144,7 +144,7 @@ class ArtifactStore(ABC):
     def _holds(self, sha256: str, size: int) -> bool:
         """Return whether something of this size is stored under `sha256`.
 
-        What was cut off, as by a disk or a backup, is stored anew.
+        Content that was cut off, for example by a full disk or a backup, is then stored again.
         """
         try:
             return self.size(sha256) == size

@@ -6,7 +6,7 @@ import os
 import sys
 
 HEAD_BYTES = 65_536
-"""Of a request's line and headers together."""
+"""Largest size of a request's line and headers together."""
 
 HEADER_LIMITS = (
     *("--http", "service.connections:PunctualProtocol"),

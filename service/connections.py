@@ -1,4 +1,4 @@
-"""What a connection may cost: uvicorn itself waits for ever and reads whatever it is sent."""
+"""Limits on what a connection may cost: uvicorn itself waits for ever and reads all it is sent."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.command_lines import HEAD_BYTES
 
 MOST_HEADERS = 100
-"""Lines of a request's head, or of what follows a chunked body; each costs the event loop 30 µs.
-As many as Apache takes."""
+"""Largest number of lines in a request's head, or in the trailer of a chunked body; each takes the
+event loop 30 µs. The same as Apache's limit."""
 
 MOST_PIECES = 10_000
-"""Pieces of a body, each costing the event loop 85 µs: the chunks of a chunked one, otherwise what
-arrives at a time. 8 MiB in packets of 1,448 bytes are 5,800."""
+"""Largest number of pieces of a body: its chunks if it is chunked, otherwise whatever arrives at a
+time. Each takes the event loop 85 µs. 8 MiB in packets of 1,448 bytes are 5,800 pieces."""
 
 MOST_BLANKS = 100
-"""Blanks in a row: h11 takes time that grows with their square to find that a header is wrong."""
+"""Largest number of blanks in a row: the time that h11 takes to reject a header grows with the
+square of that number."""
 
 MOST_CHUNK_LINE_BYTES = 256
-"""Of the line before a chunk, for the same reason; it holds a number of at most 20 digits."""
+"""Longest line before a chunk, for the same reason; its number has 20 digits at most."""
 
 PIECES_A_TURN = 64
-"""Pieces that are read before others have their turn: 5 ms."""
+"""Number of pieces that are read before other connections have their turn: 5 ms."""
 
 LINGER_SECONDS = 5.0
-"""How long a client that was answered before it had sent everything has to read the answer."""
+"""How long the connection stays open for a client that was answered before it had sent everything,
+so that it can read the answer."""
 
 UNREAD_SECONDS = 60.0
-"""How long a client may read nothing of what is sent to it; streams of events wait as long."""
+"""How long a client may read nothing of what is sent to it; streams of events allow the same."""
 
 _TOO_SLOW = (
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
@@ -42,16 +44,16 @@ _TOO_SLOW = (
 )
 _NEVER_ACCEPTED = re.compile(rb"[\x00\x0b\x0c]")
 _HEAD_END = re.compile(rb"\n\r?\n")
-_LAST_CHUNK = re.compile(rb"(\r\n)?0+[ \t;\r\n]")  # after the end of the chunk before it
+_LAST_CHUNK = re.compile(rb"(\r\n)?0+[ \t;\r\n]")  # may begin with the previous chunk's line end
 
 
 class _BoundedConnection(h11.Connection):
-    """The reading of requests, with limits on how many parts they have."""
+    """h11's reading of requests, with limits on the number of their parts."""
 
     def __init__(self, max_incomplete_event_size: int) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size)
         self.pieces = 0
-        """Of the body of the current request, so far."""
+        """Number of pieces of the current request's body so far."""
         self.complaint: str | None = None
         """What was wrong with a request that exceeds a limit."""
         self.is_behind = False
@@ -64,7 +66,7 @@ class _BoundedConnection(h11.Connection):
         self._left, self.is_behind = PIECES_A_TURN, False
 
     def next_event(self) -> Any:
-        """Return the next event as h11 does, but `NEED_DATA` when the turn is over, too.
+        """Return the next event as h11 does, or `NEED_DATA` once the turn is over.
 
         Raises `h11.RemoteProtocolError` for a request that exceeds a limit.
         """
@@ -128,11 +130,11 @@ class _BoundedConnection(h11.Connection):
 
 
 class _LingeringTransport:
-    """A transport that does not close while an answer might be lost by it, and does not wait long.
+    """A transport that stays open for a while if closing it at once could lose an answer.
 
-    A socket that is closed with unread data resets the connection, and the other side may lose what
-    it has not read yet. So what still comes is read and dropped for `LINGER_SECONDS`. What the
-    other side does not read would be kept for ever; after `UNREAD_SECONDS` it is dropped.
+    Closing a socket with unread data resets the connection, and the client may lose what it has not
+    read yet. So for `LINGER_SECONDS` everything that still arrives is read and dropped. What the
+    client does not read is kept for at most `UNREAD_SECONDS`, instead of for ever.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class _LingeringTransport:
         return self._is_lingering or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close, now or after a while; told twice, now."""
+        """Close: after a while if more of a request may arrive, otherwise, or repeated, at once."""
         if self.is_closing() or not self._has_unread():
             self._transport.close()
             self._loop.call_later(UNREAD_SECONDS, self._transport.abort)
@@ -166,19 +168,19 @@ class _LingeringTransport:
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 by h11, whose connections are closed unless a request's headers come in time.
+    """HTTP/1.1 by h11 that closes connections whose request headers do not arrive in time.
 
-    A connection that says nothing, or one byte now and then, costs its sender next to nothing and
-    the server a descriptor for good (slowloris). Between requests uvicorn's own keep-alive
-    timeout counts, for bodies the limit of `service.middleware`.
+    A connection that sends nothing, or a byte now and then, costs its sender next to nothing but
+    takes a descriptor of the server for good (slowloris). Between requests, uvicorn's own
+    keep-alive timeout applies; to bodies, the limit of `service.middleware`.
     """
 
     header_seconds: ClassVar[float] = 15.0
-    """From the first byte, of a new connection from its beginning, to the end of the headers; as
-    long as the proxy of `deploy/compose` waits."""
+    """Time limit for a request's headers, from the request's first byte or, on a new connection,
+    from its opening. The proxy of `deploy/compose` waits as long."""
 
     unread_seconds: ClassVar[float] = UNREAD_SECONDS
-    """While more is to be sent than the connection takes, until it takes some."""
+    """How long the client may read nothing while data waits to be sent."""
 
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -193,19 +195,19 @@ class PunctualProtocol(H11Protocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Cancel all timers."""
         self._stop_waiting()
         self._stop_counting()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Wait until the client has read some, but not for ever."""
+        """Pause until the client has read some, and give up after `unread_seconds`."""
         super().pause_writing()
         if self._unread is None:
             self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the client has read some."""
+        """Continue: the client has read some."""
         self._stop_counting()
         super().resume_writing()
 
@@ -215,7 +217,7 @@ class PunctualProtocol(H11Protocol):
             super().data_received(data)
 
     def handle_events(self) -> None:
-        """Serve what has arrived, for one turn; wait for the rest of a request that has begun."""
+        """Serve what has arrived, for one turn; start the timer if headers are incomplete."""
         self.conn.begin_turn()
         super().handle_events()
         if self.conn.is_behind and self._next_turn is None:
@@ -227,14 +229,14 @@ class PunctualProtocol(H11Protocol):
             self._stop_waiting()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse the request, by name if it exceeds a limit, and end the connection."""
+        """Refuse the request, naming the limit if it exceeds one, and end the connection."""
         try:
             super().send_400_response(self.conn.complaint or msg)
         except h11.LocalProtocolError:  # it is being answered already
             self.transport.close()
 
     def _take_turn(self) -> None:
-        """Go on with what has arrived, and read more once all of it is served."""
+        """Serve more of what has arrived; read from the socket again once all is served."""
         self._next_turn = None
         if self.transport.is_closing():
             return

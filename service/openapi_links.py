@@ -59,7 +59,7 @@ _LINKS: Mapping[str, tuple[Link, ...]] = {
     "promote_alias": (Link(_OF_ALIAS, {"alias": "$response.body#/name"}),),
     "list_aliases": (Link(_OF_ALIAS, {"alias": _FIRST_NAME}),),
 }
-"""By the call whose answer it is. Schemathesis follows every one."""
+"""Call → the links in its answer. Schemathesis follows every one."""
 
 
 def add_links(operations: Mapping[str, Any]) -> None:

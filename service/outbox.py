@@ -23,6 +23,9 @@ Publish = Callable[[str, str], None]
 
 _KEEP_SENT = timedelta(days=1)
 
+SENT_AT_ONCE = 100
+"""Largest number of messages that are sent in one transaction. Chosen by hand."""
+
 
 def enqueue(session: Session, job_id: str, shard_id: str | None = None) -> None:
     """Write the message to run a job or one of its shards; it is sent after the commit."""
@@ -52,8 +55,8 @@ def find_traceparent(session: Session, is_about: ColumnElement[bool]) -> str | N
     return session.scalar(statement.order_by(OutboxMessage.id.desc()).limit(1))
 
 
-def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
-    """Send unsent messages, oldest first, and return their number.
+def send_unsent(session: Session, publish: Publish) -> int:
+    """Send unsent messages, oldest first, at most `SENT_AT_ONCE`, and return their number.
 
     Messages locked by another relay are skipped. They count as sent only after the transaction
     commits; a crash before that sends them twice, which workers tolerate.
@@ -62,7 +65,7 @@ def send_unsent(session: Session, publish: Publish, limit: int = 100) -> int:
         select(OutboxMessage)
         .where(OutboxMessage.sent_at.is_(None))
         .order_by(OutboxMessage.id)
-        .limit(limit)
+        .limit(SENT_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
     messages = session.scalars(statement).all()

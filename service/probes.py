@@ -37,9 +37,9 @@ _BEATS = """
 
 
 def find_faults(path: str, port: int) -> list[str]:
-    """Return what is wrong with the API on this host, asked without a proxy; mostly nothing.
+    """Return what is wrong with the API on this host, asked without a proxy; empty if nothing is.
 
-    Of `/readyz` these are the parts that fail, in its own words.
+    For `/readyz`, these are the failed parts, in its own words.
     """
     url = f"http://127.0.0.1:{port}{path}"
     try:

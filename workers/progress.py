@@ -1,8 +1,8 @@
-"""How far long-running work came, and how long it will still take.
+"""How far long-running work has got, and how long it will still take.
 
-A stage lists its work in parts, in the order in which they are done. What a unit costs is counted
+A stage lists its work in parts, in the order in which they are done. The cost of a unit is counted
 in tokens that pass through the model, so that responses, texts and rows add up; how long a token
-takes is measured on the way, for each kind of unit. Whoever listens may raise to stop the work.
+takes is measured during the work, for each kind of unit. A listener may raise to stop the work.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from itertools import accumulate
 from excise.estimates.cost import GENERATION_SHARE, PASS_SHARE
 
 Advance = Callable[[float], None]
-"""Called with the units of work just finished, shares of one too; may raise to stop."""
+"""Called with the number of units of work just finished, which may be a fraction; may raise to
+stop."""
 
 FORWARD = 1.0
-"""Cost of a token that passes forwards, by which all costs are measured."""
+"""Cost of a token in a forward pass: the unit of all costs."""
 
 BACKWARD = 2.0
-"""Cost of a token that passes backwards: twice the products."""
+"""Cost of a token in a backward pass, which takes twice as many products."""
 
 GENERATED = PASS_SHARE / GENERATION_SHARE
-"""Cost of a token that is generated: the machine does fewer products a second for it."""
+"""Cost of a generated token: the machine does fewer products a second while it generates."""
 
 TRUSTED_SHARE = 0.02
-"""Share of all work after which a kind's own pace counts as much as that of all kinds together.
-Chosen by hand; not measured."""
+"""Once this share of all work was of one kind, the pace of that kind counts as much as the pace of
+all kinds together. Chosen by hand; not measured."""
 
 LEAST_UNIT = 1e-6
-"""Units below which a part counts as done: shares of units do not add up exactly."""
+"""A part with fewer units left counts as done, because fractions of units do not add up exactly."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a stage came."""
+    """How far a stage has got."""
 
     done: int
     """Work done, in tokens that pass through the model."""
@@ -46,11 +47,11 @@ class Standing:
     message: str = ""
     """The same in plain units: `trial 2 of at most 8: 30 of 52 responses`."""
     remaining_seconds: float | None = None
-    """Of the stage, at the pace so far; None while nothing is done."""
+    """Seconds until the stage ends, at the pace so far; None while nothing is done."""
 
 
 Progress = Callable[[Standing], None]
-"""Called whenever a stage came further; may raise to stop."""
+"""Called whenever a stage has got further; may raise to stop."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,16 @@ class Part:
     """Units of work of one kind, done one after another."""
 
     noun: str
-    """What they are, in the plural; units of one name are expected to go at one pace."""
+    """What the units are, in the plural; units with the same name are expected to take the same
+    time for the same cost."""
     costs: Sequence[float]
     """Cost of each unit, in the order in which they are done."""
     step: str = ""
-    """What they are a part of, as people read it; empty where the stage has one step."""
+    """The step they belong to, as shown to users; empty if the stage has only one."""
 
     @property
     def units(self) -> int:
-        """How many there are."""
+        """Number of units."""
         return len(self.costs)
 
     @cached_property
@@ -80,7 +82,7 @@ class Part:
         return self._sums[whole] + rest
 
     def describe(self, units: float) -> str:
-        """Return for people that so many units are done."""
+        """Return a text for users: how many units are done."""
         before = f"{self.step}: " if self.step else ""
         return f"{before}{int(units + LEAST_UNIT)} of {self.units} {self.noun}"
 
@@ -93,9 +95,9 @@ def count_alike(noun: str, units: int, cost: float = FORWARD, step: str = "") ->
 def read_texts(
     noun: str, lengths: Iterable[int], *, passes: float = FORWARD, step: str = ""
 ) -> Part:
-    """Return the part of texts that are read whole, the longest first, as batches are built.
+    """Return the part for texts that are read whole, longest first, as batches are built.
 
-    `lengths` are their tokens, `passes` what each token costs.
+    `lengths` are their numbers of tokens, `passes` is the cost of each token.
     """
     return Part(noun, tuple(passes * own for own in sorted(lengths, reverse=True)), step)
 
@@ -103,7 +105,7 @@ def read_texts(
 def answer_prompts(
     lengths: Iterable[int], new_tokens: int, samples: int = 1, *, step: str = ""
 ) -> Part:
-    """Return the part of responses to prompts of such lengths, the shortest prompt first."""
+    """Return the part for responses to prompts of these lengths, shortest prompt first."""
     own = sorted(length for length in lengths for _ in range(samples))
     return Part("responses", tuple(length + GENERATED * new_tokens for length in own), step)
 
@@ -130,19 +132,20 @@ class _Count:
 
 @dataclass
 class _Kind:
-    """What is known of the units of one name."""
+    """What is known about all units with the same name."""
 
     cost_left: float = 0.0
     seconds: float = 0.0
-    """That those took whose pace is known."""
+    """Seconds that the units took whose time was measured."""
     cost: float = 0.0
-    """Of those."""
+    """Cost of these units."""
 
 
 class Counter:
-    """Adds up finished units of work, part by part, and says what is left.
+    """Adds up finished units of work, part by part, and reports what is left.
 
-    It is an `Advance`: units fill the parts in their order, never beyond the last.
+    It is an `Advance`: finished units are counted towards the parts in their order; units beyond
+    the last part are ignored.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class Counter:
         parts: Iterable[Part],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Say at once how much work there is. `clock` is read in seconds."""
+        """Report at once how much work there is. `clock` returns seconds."""
         self._progress = progress
         self._counts = [_Count(part) for part in parts]
         self._place = 0
@@ -163,7 +166,7 @@ class Counter:
         self._settle()
 
     def __call__(self, units: float) -> None:
-        """Take in that so many units more are done."""
+        """Count `units` more as done."""
         now = self._clock()
         costs = self._fill(units)
         if costs:
@@ -172,15 +175,15 @@ class Counter:
         self._tell()
 
     def skip(self, units: float) -> None:
-        """Take in that so many units were done before, by whoever: they tell nothing of pace."""
+        """Count `units` as done before or elsewhere: they say nothing about the pace."""
         self._fill(units)
         self._last = self._clock()
         self._tell()
 
     def begin(self, step: str) -> None:
-        """Go on with the first open part of a step: what stands before it is not needed any more.
+        """Continue with the first open part of a step; all parts before it count as done.
 
-        Nothing where no part of it is open.
+        Nothing happens if the step has no open part.
         """
         for number, own in enumerate(self._counts):
             if own.part.step == step and own.is_open:
@@ -188,7 +191,7 @@ class Counter:
                 return
 
     def expect(self, part: Part) -> None:
-        """Put `part` in the place of the open one of its step and kind; without one, do it next."""
+        """Replace the open part of the same step and kind by `part`; without one, do it next."""
         for own in self._counts:
             if own.is_open and (own.part.step, own.part.noun) == (part.step, part.noun):
                 own.part = part
@@ -198,17 +201,17 @@ class Counter:
         self._settle()
 
     def finish(self) -> None:
-        """Say that no more is to be done."""
+        """Count everything as done."""
         self._close(len(self._counts))
 
     def _close(self, place: int) -> None:
-        """Let everything before a place be done."""
+        """Count all parts before a place as done."""
         for own in self._counts[:place]:
             own.done = float(own.part.units)
         self._settle()
 
     def _settle(self) -> None:
-        """Add up what is done and left, find the first open part, and say so."""
+        """Add up what is done and left, find the first open part, and report both."""
         self._add_up()
         self._tell()
 
@@ -222,7 +225,7 @@ class Counter:
         self._place = next(places, len(self._counts))
 
     def _fill(self, units: float) -> dict[str, float]:
-        """Return kind → what the units cost that were taken in."""
+        """Count `units` towards the open parts; return kind → their cost."""
         costs: dict[str, float] = {}
         while self._place < len(self._counts) and units > 0:
             own = self._counts[self._place]
@@ -240,7 +243,7 @@ class Counter:
         return costs
 
     def _learn(self, costs: dict[str, float], seconds: float) -> None:
-        """Share the seconds among the kinds of units that they were spent on."""
+        """Divide the seconds among the kinds of units that they were spent on, by their costs."""
         whole = sum(costs.values())
         for noun, cost in costs.items():
             kind = self._kinds[noun]
@@ -259,14 +262,14 @@ class Counter:
         )
 
     def _describe(self) -> str:
-        """Return how far the first open part is; without one, the last that was worked on."""
+        """Describe the first open part or, if none is open, the last one that was worked on."""
         if self._place < len(self._counts):
             own = self._counts[self._place]
             return own.part.describe(own.done)
         return self._latest.describe(self._latest.units) if self._latest.units else ""
 
     def _predict(self, total: float) -> float | None:
-        """Return the seconds left: each kind at its own pace, as far as that is known."""
+        """Return the seconds left, with each kind at its own pace as far as that is known."""
         kinds = self._kinds.values()
         cost = sum(kind.cost for kind in kinds)
         if not cost:
@@ -280,8 +283,8 @@ class Counter:
 
 
 def ignore(units: float) -> None:
-    """Listen to nothing: the callback of callers that do not care how far work came."""
+    """Do nothing: the callback for callers that do not follow the work."""
 
 
 def pass_over(standing: Standing) -> None:
-    """Listen to nothing that a counter says."""
+    """Do nothing: the `Progress` for callers that do not follow the work."""

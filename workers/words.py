@@ -69,8 +69,8 @@ Span = tuple[int, int]
 def normalise(text: str) -> str:
     """Return a text with one form of each character, quote and hyphen (NFKC), all of them visible.
 
-    Characters without width are removed: they hide a word from a search, but not from a reader. Nor
-    does a Cyrillic or Greek letter within a Latin word that looks like a Latin one.
+    Characters without width are removed, and within Latin words Cyrillic and Greek letters that
+    look like Latin ones become these: both hide a word from a search, but not from a reader.
     """
     if text.isascii():
         return text.translate(_MARKS)

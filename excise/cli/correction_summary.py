@@ -25,6 +25,9 @@ from excise.reports.correction import (
 )
 from excise.reports.token_limits import describe_token_limits
 
+SHOWN_SAMPLES = 2
+"""Largest number of prompts whose responses are printed. Chosen by hand."""
+
 _MAX_SAMPLE_CHARACTERS = 420
 _OPEN_KINDS = frozenset({BehaviourKind.REPETITION})
 """Kinds of behaviour whose texts are printed; others may contain insults or leaked names."""
@@ -39,7 +42,7 @@ _MEASURES = {
 }
 
 
-def print_correction(report: CorrectionReport, console: Console, *, samples: int = 2) -> None:
+def print_correction(report: CorrectionReport, console: Console) -> None:
     """Print the verdict, the figures, the failed gates, and a few responses.
 
     Responses are printed only for behaviours whose texts cannot offend.
@@ -57,7 +60,7 @@ def print_correction(report: CorrectionReport, console: Console, *, samples: int
     for found in report.leftovers:
         _print_leftovers(found, kinds.get(found.behaviour, ""), console)
     open_names = {name for name, kind in kinds.items() if kind in _OPEN_KINDS}
-    shown = _choose_samples([s for s in report.samples if s.behaviour in open_names], samples)
+    shown = _choose_samples([s for s in report.samples if s.behaviour in open_names], SHOWN_SAMPLES)
     if shown:
         console.print()
         print_table(_build_samples(shown), console)

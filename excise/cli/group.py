@@ -41,7 +41,7 @@ _USAGE_ERROR = typer.BadParameter.__mro__[2]
 
 
 class OrderlyGroup(TyperGroup):
-    """Maps errors to exit codes, and ends in order where the process is told to.
+    """Maps errors to exit codes, and ends in order if the process is told to end.
 
     Wrong arguments end with 1 instead of click's 2, because 1 means "anything else". No command
     ends with a traceback unless EXCISE_DEBUG is set.
@@ -127,9 +127,9 @@ def degrade_output() -> None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open nowhere under each of the numbers 0 to 2 that is closed.
+    """Open the null device as each of the descriptors 0 to 2 that is closed.
 
-    The next file that is opened would get that number, and what libraries print into it.
+    Otherwise the next file to be opened would get that number, and libraries would print into it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         continue

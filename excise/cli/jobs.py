@@ -289,8 +289,8 @@ def follow_to_end(
 ) -> JobView:
     """Follow the job to its end, download its files and show its result; return the job.
 
-    Where that cannot be printed, it goes on: the exit code is the job's. Raises `CommandError` if
-    the service stops answering before, with the way back to the job.
+    If the result cannot be printed, the exit code is still the job's. Raises `CommandError`, which
+    says how to get back to the job, if the service stops answering before.
     """
     try:
         if job.status in OPEN_STATUSES:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
@@ -48,7 +48,7 @@ class CommandError(UserError):
 class Aside(io.TextIOBase):
     """Standard output or error for what is said beside the work, such as its progress.
 
-    Where nobody reads it, or its disk is full, it goes nowhere: the work goes on to its exit code.
+    If nobody reads it, or its disk is full, it is dropped, and the work goes on to its exit code.
     """
 
     def __init__(self, target: TextIO) -> None:
@@ -122,15 +122,15 @@ def print_line(text: str) -> None:
 
 
 def print_done(text: str) -> None:
-    """Print to standard output that the work is done; it is, also where nobody reads that."""
+    """Print to standard output that the work is done; the work counts even if printing fails."""
     print(clean(text), file=Aside(sys.stdout), flush=True)
 
 
 @contextmanager
 def printed_after_work(place: Path | str) -> Iterator[None]:
-    """Go on where nobody reads what is printed, or its disk is full: all of it is in `place`.
+    """Return a context in which printing may fail, because its reader is gone or a disk is full.
 
-    So the exit code is that of the work, which is done.
+    The work is done and its result is in `place`, so the exit code stays that of the work.
     """
     try:
         yield
@@ -141,7 +141,7 @@ def printed_after_work(place: Path | str) -> Iterator[None]:
 
 @contextmanager
 def shown_once(remedy: str) -> Iterator[None]:
-    """Raise `CommandError`, which ends with the remedy, where a secret cannot be printed."""
+    """Return a context that raises `CommandError`, with the remedy, if printing a secret fails."""
     try:
         yield
     except OSError as error:
@@ -153,7 +153,7 @@ def shown_once(remedy: str) -> Iterator[None]:
 
 
 def discard_output(stream: TextIO) -> None:
-    """Send the stream to nowhere: what its buffer holds must not fail again at the end."""
+    """Send the stream to the null device, so that flushing its buffer at exit cannot fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         with suppress(OSError):  # a stream of a program, not of the system
@@ -192,9 +192,9 @@ def format_time(moment: datetime | None) -> str:
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def keep_secrets(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+def keep_secrets() -> Callable[[str], str]:
     """Return a function that removes the pipeline's secrets from a text."""
-    register_secrets(find_secrets(environment))
+    register_secrets(find_secrets(os.environ))
     return redact
 
 

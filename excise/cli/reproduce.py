@@ -28,7 +28,7 @@ _CONTENT_TYPES = {
     PromptSetFormat.ROWS: "application/jsonl",
 }
 FORMAT_VERSION = 2
-"""Of the manifests that this version reads."""
+"""Version of the manifests that this release reads."""
 
 _MAX_FILE_BYTES = 8 * 1024 * 1024
 """Larger files are skipped, because the service accepts no larger prompt set."""

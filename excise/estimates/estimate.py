@@ -18,16 +18,19 @@ from excise.names import ComputeDtype, Granularity, MachineSource, Stage
 from excise.plurals import count_noun
 from excise.specs.correction import CorrectionSpec
 
-HEADROOM = 0.9
-"""Share of a memory that a job may be planned to fill, because estimates are not exact and other
-processes need some."""
+FILLED_SHARE = 0.9
+"""Largest share of a memory or disk that a job may be planned to fill, because estimates are not
+exact and other processes need some."""
 
-FEWER = 4
-"""Divisor of sizes in a proposed cheaper setting."""
+WORTHWHILE_SHARE = 0.9
+"""A setting that saves no memory is proposed if the job then takes at most this share of its time.
+Chosen by hand."""
+
+FEWER_TOKENS = 4
+"""A proposal divides the number of reference tokens by this. Chosen by hand."""
 
 LEAST_REFERENCE_TOKENS = 1024
 """Least reference text that a proposal leaves; with less, the general cost is mostly noise."""
-
 
 LEAST_ROUNDS = 4
 """Fewest rounds that a proposal leaves. In the measured searches of single weights the first trial
@@ -180,7 +183,7 @@ def describe_lack(needed: Footprint, machine: Machine) -> str | None:
     """Return which memory, or which disk, is too small for a job, or None if it fits."""
     if lack := _describe_memory_lack(needed, machine):
         return lack
-    if machine.disk_bytes is not None and needed.disk_bytes > HEADROOM * machine.disk_bytes:
+    if machine.disk_bytes is not None and needed.disk_bytes > FILLED_SHARE * machine.disk_bytes:
         return (
             f"needs {describe_bytes(needed.disk_bytes)} where results are kept, of which "
             f"{describe_bytes(machine.disk_bytes)} are free"
@@ -189,12 +192,12 @@ def describe_lack(needed: Footprint, machine: Machine) -> str | None:
 
 
 def _describe_memory_lack(needed: Footprint, machine: Machine) -> str | None:
-    if machine.device_bytes and needed.device_bytes > HEADROOM * machine.device_bytes:
+    if machine.device_bytes and needed.device_bytes > FILLED_SHARE * machine.device_bytes:
         return (
             f"needs {describe_bytes(needed.device_bytes)} on the device, which has "
             f"{describe_bytes(machine.device_bytes)}"
         )
-    if needed.host_bytes > HEADROOM * machine.host_bytes:
+    if needed.host_bytes > FILLED_SHARE * machine.host_bytes:
         return (
             f"needs {describe_bytes(needed.host_bytes)} of main memory, of "
             f"{describe_bytes(machine.host_bytes)}"
@@ -250,7 +253,8 @@ def _describe_offer(setting: CheaperSetting, machine: Machine) -> str:
 def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> list[CheaperSetting]:
     """Return changes of the spec that save memory or a tenth of the time.
 
-    These are single changes and, if no single one makes the job fit, all that save memory together.
+    These are single changes and, if no single one makes the job fit, also all of those that save
+    memory together.
     """
     tried = [_try(question, machine, change) for change in _list_changes(question.spec)]
     smaller = [own for own in tried if own.device_bytes < cost.footprint.device_bytes]
@@ -258,8 +262,8 @@ def _list_cheaper(question: Question, machine: Machine, cost: Cost) -> list[Chea
     if is_too_large and len(smaller) > 1 and not any(own.fits for own in tried):
         together = {name: value for own in smaller for name, value in own.change.items()}
         tried.append(_try(question, machine, together))
-    least = HEADROOM * cost.total_seconds / 60
-    return [own for own in tried if own in smaller or len(own.change) > 1 or own.minutes <= least]
+    most = WORTHWHILE_SHARE * cost.total_seconds / 60
+    return [own for own in tried if own in smaller or len(own.change) > 1 or own.minutes <= most]
 
 
 def _try(question: Question, machine: Machine, change: Mapping[str, Any]) -> CheaperSetting:
@@ -283,7 +287,7 @@ def _list_changes(spec: CorrectionSpec) -> Iterator[Mapping[str, Any]]:
         yield {"attribution.granularity": Granularity.NEURON.value}
     tokens = spec.attribution.reference_tokens
     if tokens > LEAST_REFERENCE_TOKENS:
-        yield {"attribution.reference_tokens": max(tokens // FEWER, LEAST_REFERENCE_TOKENS)}
+        yield {"attribution.reference_tokens": max(tokens // FEWER_TOKENS, LEAST_REFERENCE_TOKENS)}
     if (spec.search.rounds or ROUNDS) > LEAST_ROUNDS:
         yield {"search.rounds": LEAST_ROUNDS}
 

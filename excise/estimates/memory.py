@@ -26,6 +26,15 @@ build, measured, plus room for the allocator."""
 SUMS_SHARE = 0.25
 """Size of the sums of a segment's weights ÷ size of the model, if that exceeds one layer's sums."""
 
+FLOAT32_BYTES = 4
+
+LOGIT_BYTES = 4 * FLOAT32_BYTES
+"""Bytes for each response and token of the vocabulary while a token is chosen: four float32
+numbers."""
+
+EXPLAINED_POSITIONS = 512
+"""Number of positions of a backward batch whose logits are held at once, in float32."""
+
 KEPT_ACTIVATIONS = 34
 """Numbers that a backward pass keeps for each token, layer and hidden feature; the usual estimate
 for a decoder layer (arXiv 2205.05198, section 4), halved where attention is not materialised."""
@@ -33,7 +42,7 @@ for a decoder layer (arXiv 2205.05198, section 4), halved where attention is not
 ROW_BYTES = 2
 """Bytes per number in the rows by which candidates are weighed (workers/attribution/fisher.py)."""
 
-POOL_SHARE = 3
+POOL_RATIO = 3
 """Number of candidates ÷ largest amount (workers/correction/candidates.py)."""
 
 REFERENCE_ROWS = 512
@@ -127,11 +136,11 @@ def _count_parts(
     cache = shape.count_cache_bytes(int(GENERATED_AT_ONCE * longest), spec.dtype)
     item = DTYPE_BYTES[spec.dtype]
     kept = pass_tokens * shape.hidden * item * KEPT_ACTIVATIONS * shape.layers // 2
-    is_weights = Granularity.WEIGHT in spec.attribution.granularities
+    has_weights = Granularity.WEIGHT in spec.attribution.granularities
     return _Parts(
-        generating=cache + 4 * 4 * GENERATED_AT_ONCE * shape.vocabulary,
-        passing=kept + 4 * 512 * shape.vocabulary,
-        sums=_count_sums_bytes(spec, shape) if is_weights else 0,
+        generating=cache + LOGIT_BYTES * GENERATED_AT_ONCE * shape.vocabulary,
+        passing=kept + FLOAT32_BYTES * EXPLAINED_POSITIONS * shape.vocabulary,
+        sums=_count_sums_bytes(spec, shape) if has_weights else 0,
         rows=sum(_list_rows_bytes(spec, shape)),
     )
 
@@ -139,7 +148,7 @@ def _count_parts(
 def _count_sums_bytes(spec: CorrectionSpec, shape: ModelShape) -> int:
     """Return the bytes of one segment's sums: one per behaviour, and two for general text."""
     questions = len(spec.behaviours) + 2
-    layer = 4 * questions * shape.linear_weights // shape.layers
+    layer = FLOAT32_BYTES * questions * shape.linear_weights // shape.layers
     return max(layer, int(SUMS_SHARE * shape.count_bytes(spec.dtype)))
 
 
@@ -149,7 +158,7 @@ def _list_rows_bytes(spec: CorrectionSpec, shape: ModelShape) -> Iterator[int]:
         return
     protects = spec.protect is not None and spec.protect.abilities
     for granularity in spec.attribution.granularities:
-        pool = POOL_SHARE * _count_most(spec, shape, granularity)
+        pool = POOL_RATIO * _count_most(spec, shape, granularity)
         protected = PROTECTED_ROWS * pool if protects else 0
         yield ROW_BYTES * (min(REFERENCE_ROWS * pool, MOST_ENTRIES) + protected)
 
@@ -180,5 +189,5 @@ def _count_disk_bytes(
     pool = 0
     if Granularity.WEIGHT in spec.attribution.granularities:
         most = _count_most(spec, shape, Granularity.WEIGHT)
-        pool = most * (POOL_SHARE * SHORTLIST_BYTES + PATCH_BYTES)
+        pool = most * (POOL_RATIO * SHORTLIST_BYTES + PATCH_BYTES)
     return 4 * texts + pool + 4 * shape.neurons * 8 + OTHER_BYTES

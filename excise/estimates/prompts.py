@@ -43,11 +43,11 @@ class JobSets:
     """The sizes of a job's prompt sets."""
 
     behaviours: Sequence[SetSize]
-    """Those of the behaviours, in their order."""
+    """Sizes of the behaviours' sets, in the spec's order."""
     reference: SetSize | None = None
-    """None if it is not known; then the job is taken to have all that its spec asks for."""
+    """None if unknown; then as much text is assumed as the spec may use."""
     perplexity: SetSize | None = None
-    """The corpus; likewise."""
+    """Size of the corpus; None as for `reference`."""
 
 
 def count_attributed_tokens(spec: CorrectionSpec, own: SetSize | None) -> float:

@@ -24,7 +24,7 @@ _MOST_CHARACTERS = 300
 """Characters of names in a message. Chosen by hand."""
 
 _ROUNDING = 1e-6
-"""What a figure may exceed its limit by, as sums of fractions are not exact."""
+"""Tolerance for comparing a figure with its limit, because sums of fractions are not exact."""
 
 _ABILITIES = "abilities"
 """Name of the gate whose value counts the slices that are not within their limits."""

@@ -95,8 +95,8 @@ class ResponsesSpec(ResponseLimitsSpec):
         dict[PlainName, ResponseLimitsSpec],
         Field(max_length=MAX_LIMITED_SETS, exclude_if=operator.not_),
     ] = {}  # noqa: RUF012
-    """Limits of single sets, by name; what is not given here, and all other sets, have the limits
-    above. None are left out of dumped specs, which workers of earlier releases read."""
+    """Limits of single sets, by name; whatever is not given here is as for all sets. An empty field
+    is left out of dumped specs, because workers of earlier releases read them."""
 
     @model_validator(mode="after")
     def _inherit_limits(self) -> Self:

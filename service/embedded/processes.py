@@ -23,6 +23,8 @@ from service.embedded import guardian
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
 _MAX_LOG_BYTES = 10 * 2**20
+_TAIL_LINES = 8
+"""Lines of a log that an error shows. Chosen by hand."""
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -135,7 +137,7 @@ class ChildProcess:
             guardian.signal_group(self.pid, signal.SIGKILL)
             self._guardian.forget(self.pid)
 
-    def read_log_tail(self, lines: int = 8) -> str:
+    def read_log_tail(self) -> str:
         """Return the last lines that this run has written."""
         try:
             with self.program.log.open("rb") as log:
@@ -143,7 +145,7 @@ class ChildProcess:
                 text = log.read().decode(errors="replace")
         except OSError:
             return ""
-        return _tail(text, lines)
+        return _tail(text)
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the program, its output appended to its log."""
@@ -279,18 +281,18 @@ def rotate_log(path: Path) -> None:
             path.replace(path.with_suffix(".old.log"))
 
 
-def _read_tail(path: Path, lines: int = 8) -> str:
+def _read_tail(path: Path) -> str:
     """Return the last lines of a file, if it exists."""
     try:
-        return _tail(path.read_text(errors="replace"), lines)
+        return _tail(path.read_text(errors="replace"))
     except OSError:
         return ""
 
 
-def _tail(text: str, lines: int) -> str:
+def _tail(text: str) -> str:
     """Return the last lines of a log, for a person."""
-    shown = "\n".join(map(describe_line, text.strip().splitlines()[-lines:]))
-    return "\n".join(shown.splitlines()[-lines:])
+    shown = "\n".join(map(describe_line, text.strip().splitlines()[-_TAIL_LINES:]))
+    return "\n".join(shown.splitlines()[-_TAIL_LINES:])
 
 
 def _build_death_signal(number: signal.Signals) -> Callable[[], None] | None:

@@ -39,8 +39,8 @@ _Answer = TypeVar("_Answer")
 _ATTEMPTS = 2
 _CLIENT_LEFT = 499  # as nginx logs it
 _SEND_SECONDS = 60.0
-"""A client that reads nothing for this many seconds is left, as with streams of events. Chosen by
-hand."""
+"""A client that reads nothing for this many seconds is disconnected, as with streams of events.
+Chosen by hand."""
 VERSION_HEADER = "X-Excise-Version"
 
 
@@ -141,7 +141,7 @@ class Forwarder:
 class RelayedStream(StreamingResponse):
     """A stream of events that always closes the connection to the server at its end.
 
-    It ends, as if the client had left, once that has read nothing for `_SEND_SECONDS`.
+    It ends, as if the client had left, once the client has read nothing for `_SEND_SECONDS`.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ async def _finish_unless(
 
 
 def _build_error_event(version: str, broken: UpstreamBrokenError) -> bytes:
-    """Return the event that ends a stream whose server has gone away, or told of an error."""
+    """Return the event that ends a stream whose server has gone away, or reported an error."""
     what = "was lost during the answer."
     if isinstance(broken, UpstreamFailedError):
         what = f"ended the answer with an error: {broken}"

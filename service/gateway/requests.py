@@ -17,14 +17,15 @@ from service.errors import InvalidRequestError
 _NOT_UPSTREAM = frozenset({"refusal", "annotations", "audio", "function_call"})
 MAX_TOKENS = 32_768
 MAX_PROMPT_TOKENS = 2**18
-"""Longest prompt of token ids: about what a body of the usual size holds. Chosen by hand."""
+"""Longest prompt given as token ids; about as many fit into a body of the default size limit.
+Chosen by hand."""
 MAX_STOP_TOKENS = 100
-"""Beside `min_tokens`, vLLM's engine ends, and with it every request under way, at more than 128 of
-them, of which some are the model's own."""
+"""Largest number of stop tokens. With `min_tokens` and more than 128 of them, some of which are the
+model's own, vLLM's engine dies, and with it every request under way."""
 MAX_TOKEN_ID = 2**31 - 1
-"""vLLM keeps ids, and how many of them are considered, in 32 bits; no vocabulary is as large."""
+"""Largest token id, and largest `top_k`: vLLM keeps both in 32 bits; no vocabulary is as large."""
 MAX_SEED = 9 * 10**18
-"""Almost the 64-bit limit, and exact as a double, which JSON numbers may be."""
+"""Slightly below the 64-bit limit, and exact as a double, as JSON numbers may be."""
 
 
 def check_model_name(name: str) -> str:

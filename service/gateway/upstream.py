@@ -1,11 +1,11 @@
-"""Requests to the model servers, built from scratch so that nothing of a client's leaks through.
+"""Requests to the model servers, built from scratch so that nothing else from clients gets through.
 
 UpstreamError
-├── UpstreamAwayError     no answer, not even the beginning of one: it may be asked again
-│   └── UpstreamSlowError     it may be at work on the answer: it is not asked again
+├── UpstreamAwayError     no answer, not even the beginning of one: the request may be sent again
+│   └── UpstreamSlowError     the server may be working on it: the request is not sent again
 ├── UpstreamRefusalError  the request is at fault
 └── UpstreamBrokenError   the answer ended early
-    └── UpstreamFailedError   with an error that the server told of
+    └── UpstreamFailedError   with an error that the server reported
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Path = Literal["/v1/chat/completions", "/v1/completions"]
 COMPLETION_PATHS: frozenset[str] = frozenset(get_args(Path))
 
 _CONNECT_SECONDS = 2.0
-_MAX_CONNECTIONS = 1024
+_MAX_CONNECTIONS = 1024  # to all servers together; docs/guides/serving.md names it
 _IDLE_SECONDS = 4.0  # vLLM closes an idle connection after 5 s
-_LAST_BYTES_SECONDS = 0.5
+_LAST_BYTES_SECONDS = 0.5  # for the end of a body after the end mark
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
 _FAILURES = (aiohttp.ClientError, OSError)  # OSError includes timeouts
@@ -52,9 +52,9 @@ _ERRORS = tuple(
     for field in (b"data: ", b"data:")
     for value in (b'{"error"', b'{"object":"error"', b'{"object": "error"')
 )
-_EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line, after lines that end in either way
+_EVENT_ENDS = (b"\n\n", b"\n\r\n")  # an empty line; lines end in LF or CRLF
 _EVENT_END = re.compile(rb"\n\r?\n")
-_TAIL_BYTES = 2  # of an end, what may have arrived before
+_TAIL_BYTES = 2  # so much of an event's end may have arrived with earlier bytes
 
 
 class UpstreamError(Exception):
@@ -85,10 +85,10 @@ class Upstream:
     """A pool of connections to all model servers, opened with the first request."""
 
     def __init__(self, read_seconds: float, answer_seconds: float) -> None:
-        """Wait for the next piece of an answer for `read_seconds`.
+        """Wait at most `read_seconds` for the next piece of an answer.
 
-        A whole answer, of which nothing comes before all of it was generated, may take
-        `answer_seconds`.
+        An answer that is not streamed may take `answer_seconds`, because none of it arrives before
+        all of it was generated.
         """
         self._read_seconds = read_seconds
         self._answer_seconds = answer_seconds
@@ -133,9 +133,9 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """Return the server's answer with its body unread, if its status and type are good.
 
-        It has `seconds` to begin. Reading times out by itself only while nothing at all arrives; a
-        server that sends headers byte by byte, or preliminary answers for ever, is given up for the
-        time altogether.
+        The answer must begin within `seconds`. `sock_read` only limits the time in which nothing
+        arrives; a limit on the whole wait stops a server that sends its headers byte by byte, or
+        preliminary answers for ever.
         """
         timeout = aiohttp.ClientTimeout(
             total=None,
@@ -175,10 +175,10 @@ class Upstream:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connections of which none has an answer waiting before anything was asked.
+    """Connections on which nothing has arrived before a request is sent.
 
-    A server or proxy that answers once too often would otherwise give the next request, perhaps
-    another tenant's, an answer that is not its own.
+    If a server or proxy sends one answer too many, the next request, perhaps another tenant's,
+    would otherwise get it as its own.
     """
 
     async def connect(
@@ -196,7 +196,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class UpstreamStream:
-    """The events of one answer, complete and as they arrive, with the model's public name."""
+    """The events of one answer, each passed on once complete, with the model's public name."""
 
     def __init__(
         self, response: aiohttp.ClientResponse, target: Target, read_seconds: float
@@ -219,8 +219,8 @@ class UpstreamStream:
     async def events(self) -> AsyncIterator[bytes]:
         """Yield every event and the end mark.
 
-        Raises `UpstreamBrokenError` if that is missing, and `UpstreamFailedError` in place of an
-        event that tells of an error, whatever follows it.
+        Raises `UpstreamBrokenError` if the mark is missing, and `UpstreamFailedError` in place of
+        an event that reports an error, whatever follows it.
         """
         events = self._first
         while events:
@@ -273,7 +273,8 @@ class UpstreamStream:
     def _add(self, chunk: bytes) -> bytes:
         """Keep what has arrived, and return the events that it completes.
 
-        Only its own bytes are searched, so that a long event does not cost the square of its size.
+        Only the new bytes are searched, so that the time for a long event does not grow with the
+        square of its size.
         """
         seen = self._tail + chunk
         end = _find_last_end(seen)
@@ -383,7 +384,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> UpstreamError:
-    """Return the error that an answer which is not as asked means for the request."""
+    """Return the error for an answer with another status or type than was asked for."""
     if response.status not in _REFUSALS:
         return UpstreamAwayError(f"status {response.status}, {response.content_type}")
     content = b""
@@ -393,13 +394,13 @@ async def _read_refusal(response: aiohttp.ClientResponse, target: Target) -> Ups
 
 
 def _read_failure(events: bytes, target: Target) -> str:
-    """Return what the first of these events, which tells of an error, says."""
+    """Return the message of the first of these events, which reports an error."""
     line = events.split(b"\n", 1)[0]
     return _read_message(line.removeprefix(b"data:"), target)
 
 
 def _read_message(content: bytes, target: Target) -> str:
-    """Return what a server says is wrong, without secrets that it repeats or its names."""
+    """Return a server's error message, without secrets, and with the model's public name."""
     body = _read_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None

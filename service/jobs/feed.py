@@ -25,9 +25,9 @@ from service.problems import DATABASE_OUTAGES
 
 logger = logging.getLogger(__name__)
 
-_PAGE_SIZE = 200
-_MAX_NEW_EVENTS = 2000
-_RECENT_EVENTS = 256
+_PAGE_SIZE = 200  # older events that one query reads for a stream
+_MAX_NEW_EVENTS = 2000  # new events of all jobs that one look reads
+_RECENT_EVENTS = 256  # events of a job that are kept in memory
 _OUTAGE_PAUSE_SECONDS = 2.0
 _DATABASE, _LOOK = "database", "look"
 _THREADS = 2  # a separate pool, so that streams and other requests do not wait for each other
@@ -99,7 +99,7 @@ class News(NamedTuple):
     is_cut: bool
     """Whether there are more events."""
     refused: set[str]
-    """Keys of streams that are valid no longer."""
+    """Ids of keys with streams that are no longer valid."""
 
 
 class EventFeed:
@@ -124,26 +124,22 @@ class EventFeed:
     async def stream(self, opening: Opening, after: int, key_id: str) -> AsyncIterator[bytes]:
         """Yield every event with an id above `after`, as it happens, then `done` with the job.
 
-        It ends early once the API key is valid no longer. During outages of the database, it waits.
+        It ends early once the API key is no longer valid. During outages of the database, it waits.
         A slow client delays nobody and keeps nothing in memory: events that it missed are read
         again.
         """
         with self._watch(opening) as channel, self._admit(key_id) as viewer:
             while not viewer.is_refused:
                 changed = channel.changed
-                if after < channel.first:
-                    upto = channel.first
+                if after < (upto := channel.first):
                     page = await self._read_page(channel.job_id, after, upto)
-                    for told in page:
-                        if viewer.is_refused:
-                            return
-                        yield told.content
                     after = page[-1].id if len(page) == _PAGE_SIZE else upto
-                    continue
-                for told in [told for told in channel.recent if told.id > after]:
+                else:
+                    page = [told for told in channel.recent if told.id > after]
+                    after = page[-1].id if page else after
+                for told in page:
                     if viewer.is_refused:
                         return
-                    after = told.id
                     yield told.content
                 if after < channel.last:
                     continue
@@ -175,7 +171,7 @@ class EventFeed:
 
     @contextmanager
     def _admit(self, key_id: str) -> Iterator[Viewer]:
-        """Yield what is known of the key, which is looked up while it has streams."""
+        """Yield the key's viewer; the key is checked for as long as it has streams."""
         viewer = self._viewers.setdefault(key_id, Viewer())
         viewer.streams += 1
         try:
@@ -223,13 +219,13 @@ class EventFeed:
     def _look(self, cursors: Mapping[str, int], key_ids: Collection[str]) -> News:
         """Return news since the given events.
 
-        Jobs are read first, so ended ones are complete. Keys are read last, so nothing that
-        happened after the end of one is told to its streams.
+        Jobs are read first, so the events of ended ones are complete. Keys are read last, so the
+        streams of a key are told nothing that happened after it was revoked.
         """
         with self._database.transaction() as session:
             is_open = repository.find_statuses(session, list(cursors))
             found = repository.list_new_events(session, cursors, _MAX_NEW_EVENTS + 1)
-            told = [(event.job_id, _tell_of(event)) for event in found[:_MAX_NEW_EVENTS]]
+            told = [(event.job_id, _encode(event)) for event in found[:_MAX_NEW_EVENTS]]
             is_cut = len(found) > _MAX_NEW_EVENTS
             ended = [
                 job_id
@@ -239,7 +235,7 @@ class EventFeed:
             over: dict[str, bytes | None] = {}
             if ended and not is_cut:
                 over = dict.fromkeys(ended)
-                over |= {job.id: end(job) for job in repository.load_jobs(session, ended)}
+                over |= {job.id: encode_end(job) for job in repository.load_jobs(session, ended)}
             refused = set(key_ids) - find_valid_keys(session, key_ids)
             return News(told, over, is_cut, refused)
 
@@ -256,7 +252,7 @@ class EventFeed:
             return page
 
     async def _wait_out(self, error: Exception) -> None:
-        """Pause after a query that failed; of an outage, only the first failure is logged."""
+        """Log a failed query, but only the first failure of an outage, and pause."""
         if isinstance(error, DATABASE_OUTAGES):
             if self._outages.note_failure(_DATABASE):
                 logger.warning("event streams wait for the database: %s", type(error).__name__)
@@ -271,14 +267,14 @@ class EventFeed:
     def _load(self, job_id: str, after: int, upto: int) -> list[Told]:
         with self._database.transaction() as session:
             found = repository.list_events(session, job_id, after, _PAGE_SIZE, upto)
-            return [_tell_of(event) for event in found]
+            return [_encode(event) for event in found]
 
 
-def end(job: Job) -> bytes:
+def encode_end(job: Job) -> bytes:
     """Return the last message of a stream: the job."""
     return ServerSentEvent(view_job(job).model_dump_json(), event="done").encode()
 
 
-def _tell_of(event: Event) -> Told:
+def _encode(event: Event) -> Told:
     content = view_event(event).model_dump_json()
     return Told(event.id, ServerSentEvent(content, event=event.type, id=str(event.id)).encode())

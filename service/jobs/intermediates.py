@@ -20,6 +20,9 @@ from service.database import Database
 from service.models import Job, JobArtifact, ModelVersion, Shard, StageResult
 from service.tenants import repository as tenant_repository
 
+EXPIRED_AT_ONCE = 100
+"""Largest number of expired results that are looked up at a time. Chosen by hand."""
+
 
 def lock_artifact(session: Session, sha256: str) -> None:
     """Prevent others from referring to or deleting the artifact until the transaction ends.
@@ -30,14 +33,17 @@ def lock_artifact(session: Session, sha256: str) -> None:
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))
 
 
-def find_expired(session: Session, retention_seconds: float, limit: int = 100) -> list[str]:
-    """Return hashes of results of expired jobs; some may still be needed elsewhere."""
+def find_expired(session: Session, retention_seconds: float) -> list[str]:
+    """Return at most `EXPIRED_AT_ONCE` hashes of results of expired jobs.
+
+    Some may still be needed elsewhere.
+    """
     statement = (
         select(StageResult.sha256)
         .join(Job, Job.id == StageResult.job_id)
         .where(_has_expired(retention_seconds))
         .distinct()
-        .limit(limit)
+        .limit(EXPIRED_AT_ONCE)
     )
     return list(session.scalars(statement))
 

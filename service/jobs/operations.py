@@ -91,8 +91,8 @@ def check_submission(
 ) -> bool:
     """Return whether `submit_job` would make a new job now; False if an earlier request did.
 
-    For what costs more than these checks and need not be done for nothing. Raises what `submit_job`
-    does, except `DoesNotFitError`.
+    Call it before work that costs more than these checks and is only needed for a new job. Raises
+    what `submit_job` does, except `DoesNotFitError`.
     """
     check_idempotency_key(idempotency_key)
     lock_tenant(session, identity.tenant_id)

@@ -20,8 +20,8 @@ MAX_REPEATS = 100_000
 parts out: `a{400000}` takes a second of processor time. Chosen by hand."""
 
 MAX_SECONDS = 8.0
-"""A request whose patterns have taken longer, waiting apart, is given up. Eight ordinary ones take
-under a second; the worst eight took half a minute. Chosen by hand."""
+"""A request whose patterns take longer than this, not counting waits, is refused. Eight ordinary
+patterns take under a second; the worst eight took half a minute. Chosen by hand."""
 
 _COUNTS = re.compile(r"\{([0-9]*),?([0-9]*)\}")
 _COUNTED_DIGITS = 9  # enough for any limit, and quickly read

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from excise.names import JobStatus
 from service.context import AppContext
 from service.jobs import operations, repository
-from service.jobs.feed import Opening, end
+from service.jobs.feed import Opening, encode_end
 from service.jobs.views import is_known_etag
 from service.keys.operations import Identity
 from service.models import JobArtifact
@@ -51,7 +51,7 @@ def open_stream(context: AppContext, reader: Identity, job_id: str, after: int) 
     with context.database.transaction() as session:
         job = operations.get_job(session, reader.tenant_id, job_id)
         newest = repository.find_newest_event(session, job.id)
-        done = None if JobStatus(job.status).is_open else end(job)
+        done = None if JobStatus(job.status).is_open else encode_end(job)
         quotas = load_quotas(session, reader.tenant_id, context.settings.quotas)
     context.stream_limits.take(reader, quotas.streams)
     events = context.feed.stream(Opening(job_id, newest, done), after, reader.key_id)

@@ -14,6 +14,9 @@ from service.database import clean_message, fetch_now, fetch_server_start
 from service.errors import LeaseLostError
 from service.leases.policy import EndedAttempt, LeasePolicy, Row
 
+SWEPT_AT_ONCE = 100
+"""Largest number of rows that are swept in one transaction. Chosen by hand."""
+
 _OUTAGE = "The database was started anew, and the lease ran out in the meantime."
 
 
@@ -113,14 +116,14 @@ def sweep(
     policy: LeasePolicy[Row],
     lease_seconds: float,
     max_attempts: int,
-    limit: int = 100,
 ) -> list[str]:
     """Release the rows of workers that went silent, as `release` does, and return their ids.
 
+    At most `SWEPT_AT_ONCE` rows are released.
     An attempt whose lease ran out while the database was away does not count.
     """
     swept = []
-    for row in policy.lock_expired(session, limit):
+    for row in policy.lock_expired(session, SWEPT_AT_ONCE):
         counts = not _ran_out_in_outage(session, row, lease_seconds)
         reason = describe_silence(row.lease_worker) if counts else _OUTAGE
         _end_attempt(session, policy, row, reason, max_attempts, counts=counts)

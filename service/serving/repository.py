@@ -22,6 +22,9 @@ from service.models import (
     ServingEvent,
 )
 
+PUBLISHED_AT_ONCE = 20
+"""Largest number of jobs that are read for publication at a time. Chosen by hand."""
+
 _FRESH = {"populate_existing": True}
 
 
@@ -195,10 +198,13 @@ def list_version_events(
     return _list_events(session, tenant_id, of_version, after, limit)
 
 
-def list_jobs_to_publish(session: Session, limit: int = 20) -> Sequence[str]:
-    """Return the ids of jobs that have ended and are to be published if they passed."""
+def list_jobs_to_publish(session: Session) -> Sequence[str]:
+    """Return the ids of jobs that have ended and are to be published if they passed.
+
+    The oldest come first, at most `PUBLISHED_AT_ONCE`.
+    """
     statement = select(Job.id).where(Job.publish_to.is_not(None), Job.status.not_in(OPEN_STATUSES))
-    return session.scalars(statement.order_by(Job.number).limit(limit)).all()
+    return session.scalars(statement.order_by(Job.number).limit(PUBLISHED_AT_ONCE)).all()
 
 
 def list_pool_states(session: Session) -> Sequence[PoolState]:

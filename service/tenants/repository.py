@@ -18,7 +18,8 @@ from excise.names import OPEN_STATUSES
 from excise.resources.tenants import Usage
 from service.models import ApiKey, Base, Job, JobArtifact, PromptSet, StageResult, Tenant
 
-_KEPT_IN_MIND = timedelta(days=1)
+_REVOKED_KEYS_COUNT_FOR = timedelta(days=1)
+"""A revoked key counts towards the tenant's quota for this long."""
 
 
 def find(session: Session, tenant_id: str) -> Tenant | None:
@@ -99,7 +100,7 @@ def measure_jobs(session: Session, tenant_id: str) -> int:
 
 def count_keys(session: Session, tenant_id: str) -> int:
     """Return how many keys of the tenant are valid or were revoked within the last day."""
-    since = func.clock_timestamp() - _KEPT_IN_MIND
+    since = func.clock_timestamp() - _REVOKED_KEYS_COUNT_FOR
     counts = or_(ApiKey.revoked_at.is_(None), ApiKey.revoked_at > since)
     statement = select(func.count(ApiKey.id)).where(ApiKey.tenant_id == tenant_id, counts)
     return session.execute(statement).scalar_one()

@@ -46,7 +46,7 @@ KEPT_ATTEMPTS = 5 * TRIES
 often as its owner likes. Chosen by hand."""
 
 _TIDY_SECONDS = 3600.0
-_MAX_PAUSE_SECONDS = 10.0
+_MAX_PAUSE_SECONDS = 10.0  # between two rounds that failed
 _DATABASE_THREADS = 4
 
 _Value = TypeVar("_Value")
@@ -83,8 +83,8 @@ class Deliverer:
         )
         self._tidied_at = 0.0
         self._busy: Counter[str] = Counter()
-        self._lock = threading.Lock()  # of `_busy`
-        # of their own: names may be slow, and recording what came of the others must not wait
+        self._lock = threading.Lock()  # guards `_busy`
+        # separate pools: recording a result must not wait for a slow look-up of another name
         self._lookups = ThreadPoolExecutor(SLOTS, "webhook-names")
         self._database_threads = ThreadPoolExecutor(_DATABASE_THREADS, "webhook-database")
 
@@ -144,12 +144,12 @@ class Deliverer:
         """Give a slot back; called from any thread."""
         with self._lock:
             self._busy[tenant_id] -= 1
-            self._busy += Counter()  # without those who have none
+            self._busy += Counter()  # drops tenants without a slot
 
     async def _wait(
         self, running: set[asyncio.Task[int]], *, is_idle: bool, failures: int
     ) -> set[asyncio.Task[int]]:
-        """Pause where there is nothing to do, or no slot; return the posts still under way."""
+        """Pause if there is nothing to do, or no free slot; return the posts still under way."""
         pause = self._settings.webhook_seconds
         pause = min(pause * 2.0 ** min(failures, 10), max(pause, _MAX_PAUSE_SECONDS))
         if is_idle or len(running) >= SLOTS:
@@ -171,7 +171,7 @@ class Deliverer:
     def _claim(self, busy: Mapping[str, int]) -> list[_Post]:
         """Mark webhooks with a due message as busy, and return what is to be sent to them.
 
-        `busy` are the slots that tenants have; each post returned takes one more.
+        `busy` are the slots that tenants have taken; each post returned takes one more.
         """
         limit = SLOTS - sum(busy.values())
         if limit <= 0:
@@ -243,9 +243,10 @@ class Deliverer:
         *,
         is_elsewhere: bool,
     ) -> None:
-        """Add the attempt to the log; decide when the next one is, and whether there is one.
+        """Add the attempt to the log; decide whether and when there is another one.
 
-        One that went to an address which the webhook no longer has says nothing of the new one.
+        With `is_elsewhere`, it went to an address that the webhook no longer has, so it says
+        nothing about the new one.
         """
         now = fetch_now(session)
         attempt = {

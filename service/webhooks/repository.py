@@ -36,7 +36,7 @@ def find_webhook(
     lock: bool = False,
     keep: bool = False,
 ) -> Webhook | None:
-    """Return the tenant's webhook with this id; `keep` locks it against deletion alone."""
+    """Return the tenant's webhook with this id; `keep` locks it against deletion only."""
     statement = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
     if lock:
         statement = statement.with_for_update(key_share=True)
@@ -79,8 +79,8 @@ def claim_webhooks(
     """Return enabled webhooks with a due message, marked as busy for `seconds`.
 
     Each webhook gets one message at a time, from whichever process, so that a slow one delays no
-    other. Locked ones are skipped, and those with which a tenant would have more than `of_tenant`,
-    counting those in `busy`, so that slow ones of a tenant delay no other tenant.
+    other. Locked ones are skipped. A tenant has at most `of_tenant` at a time, counting those in
+    `busy`, so that its slow webhooks delay no other tenant.
     """
     full = [tenant_id for tenant_id, count in busy.items() if count >= of_tenant]
     now = func.clock_timestamp()
@@ -133,7 +133,7 @@ def give_up_pending(session: Session, webhook_id: str) -> None:
 def delete_ended(session: Session, days: int) -> None:
     """Delete deliveries that ended more than `days` days ago, except those that others have locked.
 
-    Their webhooks are being deleted; waiting for several of them might be a deadlock.
+    Deliveries are locked while their webhook is deleted; waiting for several could be a deadlock.
     """
     old = select(WebhookDelivery.id).where(
         WebhookDelivery.ended_at < func.clock_timestamp() - timedelta(days=days)

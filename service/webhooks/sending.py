@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ DEADLINE_SECONDS = 15.0
 30 seconds."""
 
 LOOKUP_SECONDS = 5.0
-"""Deadline of looking up a name; one that is slower does not take messages. Chosen by hand."""
+"""Deadline for looking up a name; after it, the attempt has failed. Chosen by hand."""
 
 SLOTS = 32
 """Largest number of concurrent posts per process. Chosen by hand."""
@@ -34,7 +33,7 @@ GONE = 410
 
 
 Submit = Callable[..., Future[Destination]]
-"""A function like the method of executors; not the loop's own, whose threads others need."""
+"""An executor's `submit`; not that of the event loop's own executor, whose threads others need."""
 
 _THREADS = ThreadPoolExecutor(SLOTS, "webhook-names")
 
@@ -59,15 +58,13 @@ async def send(
     headers: Mapping[str, str],
     body: bytes,
     allowed_hosts: Collection[str] = (),
-    trust: ssl.SSLContext | None = None,
     deadline_seconds: float = DEADLINE_SECONDS,
     submit: Submit = _THREADS.submit,
 ) -> Outcome:
     """Post `body` and return the outcome; raises nothing.
 
     The name is looked up once, and the connection goes to the checked address without any proxy.
-    The thread that looks it up, of `submit`, is left behind if it is too slow.
-    Certificates are verified against `trust`, by default httpx's authorities.
+    The look-up runs in a thread of `submit`, which is left behind if it is too slow.
     """
     started = time.monotonic()
     status, error = None, None
@@ -75,7 +72,7 @@ async def send(
         async with asyncio.timeout(deadline_seconds):
             endpoint = parse_endpoint(url)
             destination = await _look_up(endpoint, allowed_hosts, submit)
-            status = await _post(destination, headers, body, trust)
+            status = await _post(destination, headers, body)
             error = _explain(status)
     except TimeoutError:
         error = f"no answer within {deadline_seconds:g} s"
@@ -101,12 +98,7 @@ async def _look_up(
         ) from None
 
 
-async def _post(
-    destination: Destination,
-    headers: Mapping[str, str],
-    body: bytes,
-    trust: ssl.SSLContext | None,
-) -> int:
+async def _post(destination: Destination, headers: Mapping[str, str], body: bytes) -> int:
     """Return the status of the answer, whose body is left unread."""
     sent = {
         "Host": destination.endpoint.authority,
@@ -116,7 +108,7 @@ async def _post(
     }
     async with (
         httpx.AsyncClient(
-            timeout=DEADLINE_SECONDS, follow_redirects=False, trust_env=False, verify=trust or True
+            timeout=DEADLINE_SECONDS, follow_redirects=False, trust_env=False
         ) as client,
         client.stream(
             "POST",

@@ -47,7 +47,7 @@ _SYNTAX = (
     (regex.compile(r"\[\^?\]?[^\]]*\]"), _PIECE),
     (regex.compile(rf"[{_PIECE}\p{{L}}](?:[?*+]|\{{[0-9,]*\}})[?+]?"), _PIECE),
 )  # fmt: skip
-"""What in a pattern is no literal text, the earlier first."""
+"""Parts of a pattern that are not literal text, and what replaces each, in order of application."""
 _LETTERS = r"\p{L}\p{M}"
 _RUN = regex.compile(
     rf"(?<![{_PIECE}{_LETTERS})])(?:[{_LETTERS}]{{{LEAST_LETTERS},}}|(?:{SIGN}){{{SIGNS_A_WORD},}})"

@@ -29,8 +29,8 @@ VERDICT_ITEMS = 60
 """A verdict on a slice rests on at least this many items. Chosen by hand."""
 
 DRAWS_A_PROBE = 20
-"""Draws per probe wanted, before a slice is taken to have no more different ones. Chosen by
-hand."""
+"""After this many draws per probe wanted, a slice is assumed to have no more different ones. Chosen
+by hand."""
 
 
 def build_slices(
@@ -170,14 +170,14 @@ class _Deck:
         self._tokenizer = tokenizer
         self._source = source
         self._drawn: dict[Probe, int] = {}
-        """Probe → how many draws it took to get so far."""
+        """Probe → number of draws up to the one that gave it."""
         self._draws = 0
         self._encoded: list[EncodedProbe] = []
 
     def draw(self, items: int) -> list[Probe]:
         """Return the first different probes with at least `items` items, or as many as there are.
 
-        There are no more where `DRAWS_A_PROBE` times as many draws gave no more.
+        There are no more if `DRAWS_A_PROBE` times as many draws gave no others.
         """
         count = -(-items // self._kind.items)
         most = count * DRAWS_A_PROBE

@@ -28,7 +28,7 @@ from workers.models.devices import find_device
 from workers.models.loaded import LoadedModel
 
 MOST_MODULES = 1 << 20
-"""No model has as many: what is drawn for one module under one seed, nothing else draws."""
+"""More modules than any model has, so that each module and seed has random numbers of its own."""
 
 
 @torch.no_grad()
@@ -67,8 +67,8 @@ def sum_inputs(
 ) -> RelevanceSums:
     """Return sums over tokens of |input| and input² of each module's features, `(feature,)`.
 
-    Weights of a column share their input, so this is all that one pass must find out, whatever
-    the number of weights. Of heads the sums are of what each writes already, `(head,)`.
+    The weights of a column share their input, so one pass needs no more than this, however many
+    weights there are. For heads, the sums are already of what each head writes, `(head,)`.
     """
     granularity, statistics = asked.granularity, asked.kept_statistics
     modules = loaded.find_components(granularity)
@@ -100,9 +100,9 @@ def sum_inputs(
 
 @torch.no_grad()
 def write_weights(inputs: RelevanceSums, matrices: Mapping[str, Matrix]) -> RelevanceSums:
-    """Return the sums of what each weight of `matrices` writes, from those of its inputs.
+    """Return the sums of what each weight of `matrices` writes, from the sums of its input.
 
-    A weight is taken to the power that was summed of its input.
+    A weight is raised to the same power as its input was.
     """
 
     def write(statistic: Statistic, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -172,7 +172,7 @@ def draw_weights(
 
 
 def _seed(asked: Attribution, module: int) -> torch.Generator:
-    """Return what draws for the module of this number."""
+    """Return the generator of random numbers for the module with this number."""
     return torch.Generator().manual_seed(MOST_MODULES * asked.seed + module)
 
 
@@ -230,5 +230,5 @@ def _list_all(
 
 
 def _list_statistics(sums: RelevanceSums) -> Iterator[tuple[Statistic, Mapping[str, torch.Tensor]]]:
-    """Yield those that are kept."""
+    """Yield the statistics that are kept."""
     yield from ((statistic, totals) for statistic, totals in _list_all(sums) if totals)

@@ -13,18 +13,14 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from excise.names import Attributor, Granularity, Statistic
-from workers.attribution.attribution import DEFAULT_PASS, Attribution, Pass
-from workers.attribution.attributors import sum_relevance
-from workers.attribution.sums import RelevanceSums
+from workers.attribution.attribution import Attribution
 from workers.attribution.targets import Target, TokenMass
 from workers.domain import (
     GeneralCost,
     Relevance,
     Selection,
     Shortlist,
-    TokenSequence,
 )
-from workers.models.loaded import LoadedModel
 
 _FIGURES, _PLACES = "figures", "places"
 """What is stored of a shortlist: floor and scales; the distances between a module's indices."""
@@ -35,7 +31,7 @@ reads what another release stored."""
 
 _COMPRESSION = 9
 """Level of zlib. A shortlist of 101,922 weights, rounded to bfloat16, takes 6.4 bytes a weight at
-level 9, 6.9 at level 6 and 7.5 at level 1 (SmolLM2, where it took 16.8 as it was)."""
+level 9, 6.9 at level 6 and 7.5 at level 1; neither rounded nor compressed, 16.8 (SmolLM2)."""
 
 
 class Side(StrEnum):
@@ -164,18 +160,6 @@ def ask_responses(attributor: Attributor, side: Side, mass: TokenMass | None = N
     """
     mean = frozenset({Statistic.MEAN})
     return Question(side, attributor, mass or Target.EMITTED_MINUS_RUNNER_UP, mean)
-
-
-def sum_answer(
-    question: Question,
-    loaded: LoadedModel,
-    granularity: Granularity,
-    samples: Sequence[TokenSequence],
-    seed: int,
-    run: Pass = DEFAULT_PASS,
-) -> RelevanceSums:
-    """Return the sums over `samples` for the question. Raises what `sum_relevance` does."""
-    return sum_relevance(loaded, ask(question, granularity, seed), samples, run)
 
 
 def ask(

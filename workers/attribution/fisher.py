@@ -1,7 +1,8 @@
-"""What removing components does to predictions together: a row a text, a column a component.
+"""The joint effect of removing components on predictions: a row per text, a column per component.
 
-The sum of squared relevance tells what each removal costs by itself. Many at a time mostly move
-predictions the same way: 16,000 weights of SmolLM2 cost thirteen times the sum of their own costs.
+The sum of squared relevance tells what each removal costs by itself. Many removals together mostly
+move predictions in the same direction: 16,000 weights of SmolLM2 cost thirteen times the sum of
+their single costs.
 """
 
 from __future__ import annotations
@@ -30,26 +31,27 @@ from workers.models.loaded import LoadedModel
 from workers.progress import Advance, ignore
 
 PIECE_TOKENS = 32
-"""Longest piece of text that one row is about; 64 cost nearly twice the time for no better rows."""
+"""Longest piece of text per row, in tokens; 64 took nearly twice the time for no better rows."""
 
 MOST_ROWS = 1024
-"""Rows; the Kullback-Leibler divergence that they predict is good to a few per cent."""
+"""Largest number of rows, which predict the Kullback-Leibler divergence to a few per cent."""
 
 MOST_ENTRIES = 1 << 28
-"""Of all rows together, 512 MiB: with more components there are fewer rows."""
+"""Largest number of entries of all rows together, 512 MiB: with more components there are fewer
+rows."""
 
 ROW_DTYPE = torch.bfloat16
-"""What rows are kept in, for half of float32's memory. Each number is rounded by 0.2 % at most,
-where rows tell the change of a sample's lead to 24 % of it (`learn_half_way`); float16 would lose
-components whose effect is below 6e-8."""
+"""The dtype of rows; they take half the memory of float32. Each number is rounded by at most 0.2 %,
+which does not matter: rows predict the change of a sample's lead to within 24 %
+(`learn_half_way`). float16 would lose components whose effect is below 6e-8."""
 
 CPU_ROW_TOKENS = 128
-"""Padded tokens per batch on the CPU, where half a dozen percent of time saves half of what the
-backward pass keeps: with SmolLM2, 256 tokens keep 300 MiB (benchmarks/RESULTS.md)."""
+"""Padded tokens per batch on the CPU. With 256, a backward pass keeps twice as much (300 MiB for
+SmolLM2) and is only about 6 % faster (benchmarks/RESULTS.md)."""
 
 LEAD_SCALE = 3.0
-"""Logits by which a lead must rise for its token to weigh e times less; SmolLM2's tokens that are
-sure lead by 5 to 15. Chosen by hand."""
+"""If a lead rises by so many logits, its token weighs e times less. Tokens of which SmolLM2 is sure
+lead by 5 to 15. Chosen by hand."""
 
 
 def compute_fisher_rows(
@@ -63,17 +65,17 @@ def compute_fisher_rows(
     advance: Advance = ignore,
     on_halved: OnHalved = log_halved,
 ) -> torch.Tensor:
-    """Return bfloat16 `(row, component)` G, on the CPU, of which ½‖G·m‖² is the cost of removing m.
+    """Return G, `(row, component)` bfloat16 on the CPU: removing m costs ½‖G·m‖² nats a token.
 
-    The cost is KL(base ‖ pruned) to second order, nats a token; m is 0 or 1 for each of
+    The cost is KL(base ‖ pruned) to second order; m is 0 or 1 for each of
     `components`, in the order of their modules and indices. A row is the gradient of the summed
     log-likelihood of tokens that the model itself draws for a piece of text, times the values;
     as draws are independent, their outer products add up to the Fisher information (Martens,
-    "New insights and perspectives on the natural gradient method", 2020, section 5). Pieces are
-    drawn for several times where there are few. `seed` decides what is drawn. `advance` is called
-    with the number of rows of each batch.
+    "New insights and perspectives on the natural gradient method", 2020, section 5). If there
+    are few pieces, tokens are drawn several times for each. `seed` decides what is drawn. `advance`
+    is called with the number of rows of each batch.
 
-    Without components there are no rows. Raises `ValueError` where nothing is predicted,
+    Without components there are no rows. Raises `ValueError` if the samples predict nothing, and
     `SampleTooLargeError`.
     """
     if not len(components):
@@ -100,12 +102,12 @@ def compute_fisher_rows(
 
 @dataclass(frozen=True, eq=False)
 class MarginRows:
-    """How far the right tokens of some samples lead, and what each component does for that."""
+    """The leads of the right tokens of some samples, and what each component adds to them."""
 
     rows: torch.Tensor
     """`(sample, component)` bfloat16, on the CPU: relevance for the mean lead of a sample's
-    explained tokens, weighted by `weigh_leads`, in logits; to first order what the lead loses with
-    the component. Of a sample that marks none, all that are predicted."""
+    explained tokens, weighted by `weigh_leads`, in logits: to first order, what the lead loses if
+    the component is removed. If a sample marks no tokens, all predicted ones are explained."""
     leads: tuple[torch.Tensor, ...]
     """For each sample `(token,)` float32: logit of each explained token minus the best other."""
 
@@ -123,7 +125,7 @@ def compute_margin_rows(
 
     A row is the gradient of the leads of a sample's explained tokens times the values (gradient
     × input), as a mean over these tokens, weighted by `weigh_leads`. Leads are linear in the last
-    hidden states, so they tell of harm where the likelihood is flat: a token that is almost
+    hidden states, so they show harm where the likelihood hardly changes: a token that is almost
     certain keeps its probability until its lead is gone. Samples that explain different tokens of
     one text share its forward pass. `advance` is called with the number of samples of each batch.
     Raises `SampleTooLargeError`.
@@ -140,16 +142,13 @@ def compute_leads(
     loaded: LoadedModel,
     samples: Sequence[TokenSequence],
     *,
-    batch_tokens: int | None = None,
     advance: Advance = ignore,
-    on_halved: OnHalved = log_halved,
 ) -> tuple[torch.Tensor, ...]:
     """Return the leads that `compute_margin_rows` returns, without rows: by forward passes alone.
 
     Raises `SampleTooLargeError`.
     """
-    size = _choose_tokens(batch_tokens, loaded)
-    reader = _TextReader(loaded, size, advance, on_halved)
+    reader = _TextReader(loaded, _choose_tokens(None, loaded), advance, log_halved)
 
     def find(batch: TokenBatch, _: Sequence[SharedText]) -> torch.Tensor:
         return _predict_leads(loaded, batch).leads
@@ -171,7 +170,7 @@ FindLeads = Callable[[TokenBatch, Sequence["SharedText"]], torch.Tensor]
 
 @dataclass(frozen=True)
 class _TextReader:
-    """Reads texts in batches of those that as many samples share."""
+    """Reads texts in batches; all texts of a batch have the same number of samples."""
 
     loaded: LoadedModel
     batch_tokens: int
@@ -194,7 +193,7 @@ class _TextReader:
 
 
 def _group_by_samples(texts: Sequence[SharedText]) -> dict[int, list[SharedText]]:
-    """Return number of samples → the texts with so many, which take as many backward passes."""
+    """Return number of samples → the texts with so many; each sample takes a backward pass."""
     groups: dict[int, list[SharedText]] = {}
     for text in texts:
         groups.setdefault(len(text.indices), []).append(text)
@@ -214,12 +213,12 @@ def _deal_leads(
 
 
 class _Predicted(NamedTuple):
-    """The predicting states of a batch and what their leads are."""
+    """The predicting states of a batch, and their leads."""
 
     states: torch.Tensor
     """`(position, hidden)`."""
     directions: torch.Tensor
-    """Of the right token's logit minus the best other's, `(position, hidden)`."""
+    """`(position, hidden)`: along it, the right token's logit minus the best other one rises."""
     leads: torch.Tensor
     """`(position,)` float32 on the CPU."""
 
@@ -235,8 +234,8 @@ def weigh_leads(leads: torch.Tensor) -> torch.Tensor:
     """Return each token's weight in the mean of a sample's leads; the weights add up to 1.
 
     They fall exponentially with a lead, `LEAD_SCALE` logits at a time, because a continuation is
-    right only if all of its tokens are, and those that hardly lead are lost first. Tokens that do
-    not lead all weigh as much as one on the edge.
+    right only if all of its tokens are, and tokens with a small lead are lost first. Every token
+    with a negative lead weighs as much as one with lead 0.
     """
     return (-leads.clamp(min=0) / LEAD_SCALE).softmax(dim=0)
 
@@ -273,7 +272,7 @@ class SharedText:
 
 
 def unite_texts(samples: Sequence[TokenSequence]) -> list[SharedText]:
-    """Return each text once, in the order in which the samples bring them up.
+    """Return each text once, in the order of their first samples.
 
     Samples share a text if they have the same prompt and response and mark what they explain.
     """
@@ -292,7 +291,7 @@ def unite_texts(samples: Sequence[TokenSequence]) -> list[SharedText]:
 
 
 def _cut(samples: Sequence[TokenSequence]) -> list[TokenSequence]:
-    """Return the samples in pieces that predict something."""
+    """Return the samples cut into pieces, without pieces that predict nothing."""
     pieces = [
         TokenSequence(tuple(sample.token_ids[start : start + PIECE_TOKENS]))
         for sample in samples
@@ -302,7 +301,7 @@ def _cut(samples: Sequence[TokenSequence]) -> list[TokenSequence]:
 
 
 def _spread(pieces: list[TokenSequence], most: int) -> list[TokenSequence]:
-    """Return at most `most` of the pieces, from everywhere among them."""
+    """Return at most `most` of the pieces, evenly spread over all of them."""
     count = min(most, len(pieces))
     return [pieces[number * len(pieces) // count] for number in range(count)]
 
@@ -312,7 +311,7 @@ Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class _Rows(Overwritten):
-    """The rows, and what fills them; a batch that is repeated in halves fills the same again."""
+    """The rows and how they are filled; a batch repeated in halves fills the same rows again."""
 
     def __init__(self, loaded: LoadedModel, components: Selection, count: int) -> None:
         modules = loaded.find_components(components.granularity)
@@ -383,7 +382,7 @@ class _Rows(Overwritten):
 
 
 def _reduce_weights(module: nn.Module, indices: torch.Tensor) -> Reduce:
-    """Return what reads weights: W[o, i] · Σ over tokens of input[i] · gradient[o]."""
+    """Return the reduction for weights: W[o, i] · Σ over tokens of input[i] · gradient[o]."""
     places = ChosenPlaces(module, indices)
     own = places.read().float()
 
@@ -394,7 +393,7 @@ def _reduce_weights(module: nn.Module, indices: torch.Tensor) -> Reduce:
 
 
 def _reduce_features(indices: torch.Tensor, heads: int | None) -> Reduce:
-    """Return what reads neurons or heads: Σ over tokens, a head's slice, of value · gradient."""
+    """Return the reduction for neurons or heads: Σ over tokens (and a head) of value · gradient."""
 
     def reduce(values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         relevance = (values * gradient).sum(dim=1)

@@ -16,7 +16,7 @@ from workers.domain import Selection
 from workers.families import is_transposed, named_weight
 
 PLACES_AT_ONCE = 4096
-"""Places of a module of which the products at every token exist at one time."""
+"""Number of places of a module whose products at every token are in memory at one time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class WholeMatrix:
 
     module: nn.Module
     name: str = ""
-    """Needed of experts only, whose parameters have different ones."""
+    """The parameter's name; needed for experts only, whose module has several."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,13 +37,13 @@ class WholeMatrix:
         return named_weight(self.module, self.name).detach()
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of all of the matrix's weights, shaped as the weight, of those here."""
+        """Return `values`, which has one for each weight of the matrix, unchanged."""
         return values
 
     def along_inputs(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values `(input feature,)` so that they multiply what `read` returns.
+        """Return values `(input feature,)`, shaped to be multiplied with what `read` returns.
 
-        Of experts the features of all, one expert after another.
+        For experts, `values` has the features of all, one expert after another.
         """
         if len(self.shape) == 3:
             return values.view(self.shape[0], 1, -1)
@@ -60,7 +60,7 @@ class WholeMatrix:
         """Add to `total` the sum over rows of each weight's input times its output's gradient.
 
         `inputs` `(row, input feature)`, `gradient` `(row, output feature)`; both are raised to
-        what `statistic` sums. `expert` is the one that the rows are of.
+        the power that `statistic` sums. `expert` is the expert to which the rows were routed.
         """
         if expert is not None:
             total = total[expert]
@@ -76,7 +76,7 @@ class ChosenPlaces:
     """Some weights of a matrix; every figure is `(place,)`."""
 
     def __init__(self, module: nn.Module, indices: torch.Tensor, name: str = "") -> None:
-        """`indices` count entries of the weight in its stored layout, `name` is the matrix's."""
+        """`indices` point into the flattened weight as stored; `name` is the parameter's name."""
         weight = named_weight(module, name)
         self._weight = weight.detach()
         self._indices = indices.to(weight.device)
@@ -95,11 +95,11 @@ class ChosenPlaces:
         return self._weight.flatten()[self._indices]
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values of all of the matrix's weights, shaped as the weight, at the places."""
+        """Return those of `values`, shaped like the whole weight, that are at the places."""
         return values.flatten()[self._indices.to(values.device)]
 
     def along_inputs(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values `(input feature,)`, those of all experts, of the input of each place."""
+        """Return the value of each place's input; `values` has the features of all experts."""
         return values[self._features]
 
     def add_products(
@@ -110,7 +110,7 @@ class ChosenPlaces:
         statistic: Statistic,
         expert: int | None = None,
     ) -> None:
-        """Add what `WholeMatrix.add_products` adds, at the places alone."""
+        """Add what `WholeMatrix.add_products` adds, at the places only."""
         inputs = raise_to(inputs, statistic).float()[None]
         gradient = raise_to(gradient, statistic).float()[None]
         if expert is None:
@@ -125,12 +125,12 @@ class ChosenPlaces:
         """Return input times gradient at each place, summed over tokens: `(sample, place)`.
 
         `inputs` `(sample, token, input feature)`, `gradient` `(sample, token, output feature)`.
-        With `own`, int64 `(place,)`, only at these of the places.
+        With `own`, int64 `(place,)`, only at the places with these numbers.
         """
         outputs, features = self._outputs, self._inputs
         if own is not None:
             outputs, features = outputs[own], features[own]
-        # With the features first, what is picked lies together in memory.
+        # With the features first, the values of one feature are contiguous in memory.
         lefts, rights = (values.permute(2, 0, 1).contiguous() for values in (gradient, inputs))
         parts = [
             lefts.index_select(0, left).mul_(rights.index_select(0, right)).sum(dim=-1)
@@ -147,9 +147,9 @@ Matrix = WholeMatrix | ChosenPlaces
 def find_matrices(
     modules: Mapping[str, nn.Module], places: Selection | None = None
 ) -> dict[str, Matrix]:
-    """Return the weights of `modules` that are asked about; without `places` all of them.
+    """Return the weights of `modules` at `places`, or all of them without `places`.
 
-    With them, only modules that have any.
+    With `places`, modules without any are left out.
     """
     if places is None:
         return {name: WholeMatrix(module, name) for name, module in modules.items()}

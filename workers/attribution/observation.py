@@ -19,7 +19,7 @@ _Hook = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Site:
-    """A module whose components are observed; of fused experts, one expert."""
+    """A module whose components are observed; for fused experts, a single expert."""
 
     module: str
     expert: int | None = None
@@ -108,7 +108,7 @@ def observed_outputs(modules: Mapping[str, nn.Module], see: See) -> Iterator[Non
     """Within the context, backward passes show `see` each module's input and output gradient.
 
     Enter before the rules, so that the gradient is what arrives after all of them. The
-    output projection's input is held until then: the activations of one batch. Of experts, a
+    output projection's input is held until then: the activations of one batch. For experts, a
     module stands for the parameter that its name ends with, and each expert is shown the rows
     of its own tokens.
     """
@@ -206,7 +206,7 @@ class _WrittenMatrix(Seam):
 
 
 def _watch_gradient(values: torch.Tensor, show: Callable[[torch.Tensor], None]) -> torch.Tensor:
-    """Return `values`, where the graph begins if it has not; backward passes show its gradient."""
+    """Return `values`, whose gradient backward passes show; the graph may begin here."""
     kept = values if values.requires_grad else values.detach().requires_grad_()
 
     def hook(gradient: torch.Tensor | None) -> None:

@@ -121,8 +121,8 @@ def sum_in_segments(
     Memory holds the sums of one segment, one hidden state per token at each of the boundaries that
     `choose_anchors` returns and within one gap between them, and one gradient per token and
     question. `segments` are those of `cut_layers`, without any that are
-    finished already. `run.advance` is called with the number of samples in each finished batch,
-    once per segment. Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`,
+    finished already. `run.advance` is called, for each segment, with the number of samples in each
+    finished batch. Raises `UnsupportedGranularityError`, `NonFiniteRelevanceError`,
     `SampleTooLargeError`.
     """
     sums = _SegmentSums(loaded, asked, readings, segments, run)
@@ -211,7 +211,7 @@ class _Kept:
     states: Mapping[int, torch.Tensor]
     """First layer of a segment to come → its input `(sample, token, hidden)`, on the CPU.
 
-    Those of the lowest segment and some others are there; see `choose_anchors`."""
+    It holds the lowest segment's and some others; see `choose_anchors`."""
     gradients: tuple[torch.Tensor, ...]
     """One gradient per question, at the output of the next segment, on the CPU."""
     calls: Mapping[int, Call] | None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from excise.names import BuiltInTask, CircuitMetric
-from workers.circuits.tasks import Task, TaskError, TaskRow, encode_pair, iterate_objects, read_text
+from workers.circuits.tasks import Task, TaskError, TaskRow, encode_pair
 from workers.models.encoding import encode_text
 from workers.models.tokenizer import Tokenizer
 
@@ -39,38 +39,11 @@ def generate_greater_than(tokenizer: Tokenizer, count: int, seed: int) -> Task:
         start = draw(20, 80)
         clean = _SENTENCE.format(noun=noun, century=century, start=start)
         corrupted = _SENTENCE.format(noun=noun, century=century, start=EARLIEST)
-        row = _encode(tokenizer, clean, corrupted, start, f"generated row {index}")
-        assert row is not None
-        rows.append(row)
+        rows.append(_encode(tokenizer, clean, corrupted, start, f"generated row {index}"))
     return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
 
 
-def parse_greater_than(lines: Iterable[str], tokenizer: Tokenizer) -> Task:
-    """Return the task of an EAP-IG file with columns clean, corrupted and label.
-
-    The label is the last two digits of the start year. Rows that no single next token can answer
-    (a start in the nineties, encoded digit by digit) are left out. Raises `TaskError` for a label
-    that is not a year of a century, and if no row is left.
-    """
-    rows: list[TaskRow] = []
-    for where, fields in iterate_objects(lines):
-        label = read_text(fields, "label", where)
-        if not label.isdecimal() or int(label) >= _YEARS:
-            raise TaskError(
-                f"{where}, field label: {label!r} is not a year of a century; give 0 to 99"
-            )
-        clean, corrupted = read_text(fields, "clean", where), read_text(fields, "corrupted", where)
-        row = _encode(tokenizer, clean, corrupted, int(label), where)
-        if row is not None:
-            rows.append(row)
-    if not rows:
-        raise TaskError("no row has an answer; give starts before the nineties")
-    return Task(BuiltInTask.GREATER_THAN, CircuitMetric.PROBABILITY_DIFFERENCE, tuple(rows))
-
-
-def _encode(
-    tokenizer: Tokenizer, clean: str, corrupted: str, start: int, where: str
-) -> TaskRow | None:
+def _encode(tokenizer: Tokenizer, clean: str, corrupted: str, start: int, where: str) -> TaskRow:
     clean_ids, corrupted_ids = encode_pair(tokenizer, clean, corrupted, where)
     years = _find_following(tokenizer, clean, clean_ids, 2)
     if len(years) == _YEARS:
@@ -85,7 +58,7 @@ def _encode(
             )
         answers = tuple(digits[digit] for digit in range(tens + 1, _DIGITS))
         wrong = tuple(digits[digit] for digit in range(tens))
-    return TaskRow(clean_ids, corrupted_ids, answers, wrong) if answers else None
+    return TaskRow(clean_ids, corrupted_ids, answers, wrong)
 
 
 def _find_following(

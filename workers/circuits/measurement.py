@@ -10,7 +10,6 @@ import torch
 from excise.names import CircuitMetric
 from workers.attribution.memory import (
     HalvingRunner,
-    OnHalved,
     Overwritten,
     Results,
     log_halved,
@@ -70,14 +69,13 @@ def run_row_batches(
     batch_tokens: int,
     step: Callable[[RowBatch], None],
     results: Results[RowBatch] = OVERWRITTEN,
-    on_halved: OnHalved = log_halved,
 ) -> None:
     """Run `step` on batches of all rows; if memory runs out, repeat the batch in halves.
 
     `results` says what a repeated batch must skip; by default it writes everything again.
     Raises `SampleTooLargeError` if a single row does not fit in memory.
     """
-    runner = HalvingRunner(step, results, on_halved)
+    runner = HalvingRunner(step, results, log_halved)
     for batch in build_row_batches(rows, batch_tokens, loaded):
         runner.run(batch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,32 +87,6 @@ def parse_rows(lines: Iterable[str], tokenizer: Tokenizer) -> tuple[TaskRow, ...
     return _require_rows(rows)
 
 
-def parse_ioi_pairs(
-    lines: Iterable[str], tokenizer: Tokenizer, *, skip_unfit: bool = False
-) -> tuple[TaskRow, ...]:
-    """Return the rows of an EAP-IG file of IOI pairs: clean, corrupted and corrupted_hard.
-
-    `clean` and `corrupted_hard` differ in one word, the second subject: the wrong answer is the
-    word in `clean`, the right one that in `corrupted_hard`. Such files are made for one
-    tokenizer; `skip_unfit` leaves out rows whose names are several tokens in this one. Raises
-    `TaskError`, also if no row is left.
-    """
-    rows: list[TaskRow] = []
-    for where, fields in iterate_objects(lines):
-        clean = read_text(fields, "clean", where)
-        corrupted = read_text(fields, "corrupted", where)
-        hard = read_text(fields, "corrupted_hard", where)
-        wrong, answer = _find_difference(clean, hard, where)
-        try:
-            row = encode_row(tokenizer, clean, corrupted, f" {answer}", f" {wrong}", where)
-        except TaskError:
-            if not skip_unfit:
-                raise
-        else:
-            rows.append(row)
-    return _require_rows(rows)
-
-
 def encode_pair(
     tokenizer: Tokenizer, clean: str, corrupted: str, where: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -173,17 +146,6 @@ def read_text(fields: dict[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise TaskError(f"{where}, field {name}: missing or not a text; give a non-empty text")
     return value
-
-
-def _find_difference(one: str, other: str, where: str) -> tuple[str, str]:
-    words, others = re.findall(r"\w+", one), re.findall(r"\w+", other)
-    pairs = [pair for pair in zip(words, others, strict=False) if pair[0] != pair[1]]
-    if len(words) != len(others) or len(pairs) != 1:
-        raise TaskError(
-            f"{where}, field corrupted_hard: differs from clean in {len(pairs)} words; it must "
-            "be clean with the second subject's name swapped"
-        )
-    return pairs[0]
 
 
 def _require_rows(rows: Sequence[TaskRow]) -> tuple[TaskRow, ...]:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from excise.cli.group import OrderlyGroup
-from excise.cli.output import clean, print_aside, print_json, printed_after_work
+from excise.cli.output import (
+    ExitCode,
+    clean,
+    end_with,
+    print_aside,
+    print_json,
+    printed_after_work,
+)
 from excise.intake.local_files import MAX_PATCH_BYTES, read_file
 from excise.names import ExportForm, GateOutcome
 from service.errors import ExciseError
@@ -20,9 +27,6 @@ from service.errors import ExciseError
 if TYPE_CHECKING:
     from excise.reports.common import JobReport
     from workers.pruning.patch import Patch, PatchVerdict
-
-GATES_NOT_MET = 100
-"""Exit status of `gate` if a gate is not met; the service's commands use the same."""
 
 LISTED_MODULES = 12
 """Number of modules that `patch inspect` lists unless all are requested; the fullest ones."""
@@ -69,7 +73,7 @@ def _reported_errors() -> Iterator[None]:
         raise
     except (ValueError, OSError, RuntimeError, ExciseError) as error:
         print_aside(f"error: {error}")
-        raise typer.Exit(1) from None
+        raise typer.Exit(int(ExitCode.ERROR)) from None
 
 
 @patch_commands.command("apply")
@@ -240,11 +244,11 @@ def export_command(
             "--base-gguf",
             exists=True,
             dir_okay=False,
-            help="The base as F32, F16 or BF16 GGUF: writes it corrected instead of an adapter.",
+            help="The base as F32, F16 or BF16 GGUF; a corrected copy is written, no adapter.",
         ),
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Its name; by default, the folder's.")
+        str | None, typer.Option("--base-model", help="The base's name; by default, the folder's.")
     ] = None,
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Export it even though its job did not pass.")
@@ -336,7 +340,8 @@ def gate_command(
     from workers.commands.gate.printing import print_report
 
     print_report(report, output)
-    raise typer.Exit(0 if report.outcome is GateOutcome.PASSED else GATES_NOT_MET)
+    is_met = report.outcome is GateOutcome.PASSED
+    end_with(ExitCode.PASSED if is_met else ExitCode.GATES_NOT_MET)
 
 
 @estimate_commands.command("estimate")
@@ -353,23 +358,34 @@ def estimate_command(
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference", exists=True, dir_okay=False, help="Reference text; else the most."
+            "--reference",
+            exists=True,
+            dir_okay=False,
+            help="Reference text; without it, as much as the spec may use.",
         ),
     ] = None,
     perplexity: Annotated[
         Path | None,
         typer.Option(
-            "--perplexity", exists=True, dir_okay=False, help="Perplexity corpus; else the most."
+            "--perplexity",
+            exists=True,
+            dir_okay=False,
+            help="Perplexity corpus; without it, as much as the spec may use.",
         ),
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", exists=True, help="A folder or config.json; else the spec's."),
+        typer.Option(
+            "--model", exists=True, help="A folder or config.json; without it, the spec's model."
+        ),
     ] = None,
     machine: Annotated[
         Path | None,
         typer.Option(
-            "--machine", exists=True, dir_okay=False, help="JSON of another machine; else this one."
+            "--machine",
+            exists=True,
+            dir_okay=False,
+            help="JSON of another machine; without it, this one.",
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
@@ -388,7 +404,7 @@ def estimate_command(
         print_json(found.model_dump(mode="json"))
     else:
         typer.echo(clean(str(found), keep_lines=True))
-    raise typer.Exit(0 if found.fits else 1)
+    end_with(ExitCode.PASSED if found.fits else ExitCode.ERROR)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from workers.models.machine import measure_machine
 
 
 class EstimateError(ValueError):
-    """What is asked for cannot be estimated; the message names the remedy."""
+    """The request cannot be estimated; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class SetFiles:
     """The files of a job's prompt sets."""
 
     prompts: Sequence[Path]
-    """Those of the behaviours, in their order."""
+    """Prompts of each behaviour, in the spec's order."""
     reference: Path | None = None
-    """None leaves its size to the spec: all that it asks for."""
+    """None if it is not given; then as much text is assumed as the spec may use."""
     perplexity: Path | None = None
-    """Likewise."""
+    """The corpus; None as for `reference`."""
 
 
 def estimate_job(

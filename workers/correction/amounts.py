@@ -29,8 +29,8 @@ over budget do not count: when they did, a run of the demo's job ended after its
 second without a rise but the first of them within budget (benchmarks/RESULTS.md)."""
 
 LEAST_RISE = 0.01
-"""Smallest rise of the mean gain, or of what the behaviour furthest from its wanted effect attained
-of it, that counts as one; both are shares. Chosen by hand; not measured."""
+"""Smallest rise that counts as one, of the mean gain or of `Trial.least_attained`; both are shares.
+Chosen by hand; not measured."""
 
 FAILED_TRIES = 2
 """After this many trials over budget, each with more components than any trial within it, the
@@ -40,9 +40,9 @@ turn exceeded their limits, and none tried an amount between that and half of it
 (benchmarks/RESULTS.md)."""
 
 NEARLY = 0.95
-"""From this share of it on, an amount within budget overrules one refused before. On Gemma-3-270M
-15,041 weights were refused twice before slices had their prices, and the search never went beyond
-them although 14,984 used half of each limit (benchmarks/RESULTS.md)."""
+"""A refused amount no longer counts once at least this share of it is within budget. On
+Gemma-3-270M 15,041 weights were refused twice before slices had their prices, and the search never
+went beyond them although 14,984 used half of each limit (benchmarks/RESULTS.md)."""
 
 START_SHARES = {Granularity.NEURON: 2e-3, Granularity.HEAD: 4e-3, Granularity.WEIGHT: 1.5e-4}
 """Share of all components that the first round of an open search prunes: 92 neurons, 1 head or
@@ -66,7 +66,7 @@ class Amounts(Protocol):
         """The amount of the first round."""
 
     def choose_next(self, trials: Sequence[Trial], use: float) -> int:
-        """Return the next amount where the last trial's uses the share `use` of the budget."""
+        """Return the next amount if the last trial's amount uses the share `use` of the budget."""
 
     def choose_between(self, few: int | None, many: int | None) -> int | None:
         """Return an amount between two, of which one may be unknown; None if there is none."""
@@ -159,10 +159,11 @@ class OpenAmounts:
 def find_middle(trials: Sequence[Trial]) -> int | None:
     """Return the geometric mean of the largest amount within budget and the smallest one over it.
 
-    Only amounts above the largest within budget count as over it, and those refused before it only
-    if they are clearly larger: what was refused then is allowed now. The loss of slices is hard to
-    predict: even after their prices rose, they or others may exceed their limits again. Returns
-    None before `FAILED_TRIES` such trials, and if no trial was within budget.
+    Amounts over budget count only if they are above the largest one within it. Those tried before
+    it count only if they are clearly larger (`NEARLY`), because about the same amount was allowed
+    later. The loss of slices is hard to predict: even after their prices rose, they or others may
+    exceed their limits again. Returns None before `FAILED_TRIES` such trials, and if no trial was
+    within budget.
     """
     allowed = [place for place, trial in enumerate(trials) if trial.within_budget]
     if not allowed:
@@ -183,7 +184,7 @@ class _Best:
 
     gain: float
     attained: float
-    """What the behaviour furthest from its wanted effect attained of it."""
+    """The largest `Trial.least_attained`."""
 
 
 def _find_best(within: Sequence[Trial]) -> _Best:

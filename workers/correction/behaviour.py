@@ -38,9 +38,9 @@ class Marking(StrEnum):
     RISING = "rising"
     """Tokens at which the score of the response so far rises: an insult, not its whole sentence."""
     SAID = "said"
-    """Those that a phrase begins with: where the model decides to say it. Explained by its later
-    tokens, too, it is said on with another word or comma (benchmarks/RESULTS.md). Where the scorers
-    locate none, those at which the score rises."""
+    """The first token of each phrase, where the model decides to say it. When later tokens were
+    explained as well, models still said the phrase, with another word or comma
+    (benchmarks/RESULTS.md). If the scorers locate no phrase, tokens at which the score rises."""
 
 
 class Shown(NamedTuple):
@@ -155,8 +155,8 @@ class Behaviour(Detector):
     def mark(self, shown: Sequence[Shown], tokenizer: Tokenizer) -> list[Response]:
         """Return undesired responses with the tokens marked that attribution explains.
 
-        Scorers judge the prefixes of all these responses at once: texts of one length then share a
-        batch, whichever response they are of.
+        Scorers judge the prefixes of all these responses at once: texts of the same length then
+        share a batch, whichever response they belong to.
         """
         marks = {
             number: self._mark_alone(own, tokenizer)
@@ -200,7 +200,7 @@ class Behaviour(Detector):
         return Closing(tokens=tokens, characters=min(last))
 
     def _mark_alone(self, shown: Shown, tokenizer: Tokenizer) -> tuple[bool, ...]:
-        """Return what can be said of each token without scoring any prefix."""
+        """Return which tokens are marked, as far as this is known without scoring prefixes."""
         if self.marking is Marking.REPEATED:
             return _mark_repeated(shown.prompt_ids, shown.response)
         return self._find_openings(shown.prompt_ids, shown.response.token_ids, tokenizer)
@@ -217,8 +217,8 @@ class Behaviour(Detector):
     def _find_rises(self, shown: Sequence[Shown], tokenizer: Tokenizer) -> list[tuple[bool, ...]]:
         """Return for each token of each response whether the mean score rises at it by `RISE`.
 
-        If no rise of a response is that large, its largest one counts; where none is, no token
-        does. The scores are those of the answer up to the token; tokens of the reasoning have
+        If no rise of a response is that large, its largest one counts; without any rise, no token
+        is marked. The scores are those of the answer up to the token; tokens of the reasoning have
         none.
         """
         rows = [read_prefixes(tokenizer, own.prompt_ids, own.response.token_ids) for own in shown]
@@ -268,8 +268,8 @@ class Behaviour(Detector):
 def _contrast(shown: Shown, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the end of the response in place of the token that opens its closing phrase.
 
-    Whoever would have ended the answer but for the phrase is to end it there. Explained by the
-    best other token, the phrase gave way to answers that never ended (benchmarks/RESULTS.md).
+    Without the phrase, the model would have ended the answer there, and so it should. When the best
+    other token was the contrast instead, answers never ended (benchmarks/RESULTS.md).
     """
     closing = shown.response.closing
     end = None if closing is None else _find_end(shown.prompt_ids, tokenizer)
@@ -281,9 +281,9 @@ def _contrast(shown: Shown, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def _find_end(prompt_ids: Sequence[int], tokenizer: Tokenizer) -> int | None:
-    """Return the token that ends a response to the prompt; None for a tokenizer without any.
+    """Return the token that ends a response to the prompt; None if the tokenizer has none.
 
-    Templates that end answers with a token of their own end questions with it, too, so a prompt
+    Templates that end answers with a token of their own also end questions with it, so a prompt
     without it is plain text.
     """
     end = find_answer_end(tokenizer)
@@ -291,7 +291,7 @@ def _find_end(prompt_ids: Sequence[int], tokenizer: Tokenizer) -> int | None:
 
 
 def _find_steps(levels: Sequence[float]) -> tuple[bool, ...]:
-    """Return at which of the levels they rise by `RISE`, or by most where no rise is as large."""
+    """Return which of the levels rise by `RISE`; if none does, those that rise most."""
     rises = [later - earlier for earlier, later in pairwise([0.0, *levels])]
     least = min(RISE, max(rises, default=0.0))
     return tuple(rise >= least and rise > 0 for rise in rises)

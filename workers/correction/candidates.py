@@ -37,14 +37,14 @@ from workers.pruning.joint_ranking import (
 from workers.pruning.ranking import Ranking, rank_components
 from workers.pruning.scoring import combine_benefits, compute_floor, compute_scores
 
-POOL_SHARE = 3
+POOL_RATIO = 3
 """Ratio of the pool's size to the largest amount pruned. Larger pools changed nothing
 (docs/decisions/0014)."""
 
 REFERENCE_ROWS = 512
 """Pieces of reference text from which the joint damage of components is predicted. KL was 0.0080
-with 512 and 0.0067 with 1,024 (docs/decisions/0014); 512 take half the time, which is spent on the
-protected slices."""
+with 512 and 0.0067 with 1,024 (docs/decisions/0014). 512 take half the time; the time saved is
+spent on the protected slices."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Order:
     """The candidates of one trial, and how to rank them."""
 
     candidates: Selection
-    """Single weights only; empty for other components, for which nobody needs them."""
+    """Given for single weights only; empty for other components, where they are not needed."""
     benefit: torch.Tensor
     """Benefit of removing each candidate, `(candidate,)`."""
     rank: _Rank
@@ -266,7 +266,7 @@ class Candidates:
     def _order_apart(
         self, scores: Mapping[str, torch.Tensor], benefit: Benefit, settings: TrialSettings
     ) -> _Order:
-        """Return the components, ranked one by one."""
+        """Return the order of components that are ranked one by one."""
         granularity, amount = settings.granularity, settings.amount
         everything = sum(values.numel() for values in scores.values())
 
@@ -286,16 +286,16 @@ class Candidates:
     def _order_together(
         self, placed: _PlacedPool, benefit: Benefit, floor: float, settings: TrialSettings
     ) -> _Order:
-        """Return the pool's components, each ranked with the joint damage of those before it."""
+        """Return the order of the pool's components, each ranked given those before it."""
         values = gather(placed.places, benefit)
         rank = partial(
             rank_jointly,
             placed.pool,
             values,
             floor,
-            settings.amount,
-            settings.cost_weight,
-            settings.prices,
+            limit=settings.amount,
+            cost_weight=settings.cost_weight,
+            prices=settings.prices,
         )
         return _Order(placed.pool.components, values, rank)
 
@@ -312,7 +312,7 @@ class Candidates:
     ) -> _PlacedPool:
         """Return the components that are best by themselves, and the guards of all texts."""
         most = self._plan.space.amounts[granularity][1]
-        ranking = rank_components(scores, granularity, POOL_SHARE * most)
+        ranking = rank_components(scores, granularity, POOL_RATIO * most)
         places = ranking.top(len(ranking))
         components = self._locate(ranking).top(len(ranking))
         rows = compute_fisher_rows(
@@ -323,7 +323,7 @@ class Candidates:
             most_rows=REFERENCE_ROWS,
             advance=self._advance,
         )
-        self._advance(REFERENCE_ROWS - len(rows))  # pieces may be drawn for fewer
+        self._advance(REFERENCE_ROWS - len(rows))  # there may be fewer rows than planned
         slices = self._inputs.prepared.protection
         limits = self._inputs.budget.slices
         guards = guard_slices(self._base, components, slices, limits, self._advance)

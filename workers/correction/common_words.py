@@ -19,7 +19,7 @@ PIECE_WORDS = 25
 does not become common. Chosen by hand."""
 
 MIN_PIECES = 20
-"""In less text no word is taken for common. Chosen by hand."""
+"""With fewer pieces of text, no word is taken for common. Chosen by hand."""
 
 MAX_WORDS = 80_000
 """Largest number of words that are counted; it bounds the time."""

@@ -1,4 +1,4 @@
-"""Preparation: what the base model does on each prompt, the splits, and whether to go on."""
+"""Preparation: the base model's responses to each prompt, the splits, and whether to go on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ from workers.progress import GENERATED, Counter, Part, answer_prompts, count_ali
 from workers.pruning.components import pruned
 
 TUNE_SHARE = 0.5
-"""Share of the undesired prompts used for attribution and search; the rest is held out. The
-ranking generalises with their number, so it is more than the 40 % it was (docs/decisions/0007)."""
+"""Share of the undesired prompts used for attribution and search; the rest is held out. A ranking
+from more prompts generalises better, so it was raised from 40 % (docs/decisions/0007)."""
+
+ATTRIBUTED_TEXTS, SEARCHED_TEXTS = 0.5, 0.25
+"""Shares of the reference texts for attribution and for the search; the rest is held out. Chosen by
+hand; not measured."""
 
 REFERENCE_TOKENS = 128
 """Longest reference sequence, in tokens; longer texts are cut into several. Chosen by hand; not
@@ -42,8 +46,8 @@ MIN_TRIGGERING = 4
 measured."""
 
 UNEVEN = 1.5
-"""From this ratio of the larger split to the smaller on, the user is told why they differ. Chosen
-by hand."""
+"""If the larger split is at least this many times the smaller, the user is told why. Chosen by
+hand."""
 
 DISTURBED_SHARE = 0.001
 """Share of the MLP neurons removed, at random, while greedy prompts are screened
@@ -60,15 +64,16 @@ Measured together with learning from any evaluator instead of all of them: after
 the share of toxic responses is 0.062 instead of 0.107 (docs/decisions/0008)."""
 
 EXPECTED_SHARE = 0.4
-"""Prompts that are expected to bring the behaviour out, until it is known: between the 0.70 of the
-demo and the 0.14 of 800 prompts for toxicity, so that either is told within a factor of two."""
+"""Share of the prompts that are expected to bring the behaviour out, until this is known. It lies
+between the 0.70 of the demo and the 0.14 of 800 prompts for toxicity."""
 
 SHOWN_SHARE = 0.5
-"""The same of the responses to these prompts. Chosen by hand; not measured."""
+"""Share of the responses to these prompts that are expected to show it. Chosen by hand; not
+measured."""
 
 MARKED = 2.0
-"""Cost of scoring every beginning of a response, in responses: 780 s for some 500 of them, where
-5,490 were drawn in 3,560 s (800 prompts for toxicity, benchmarks/RESULTS.md)."""
+"""Cost of scoring every beginning of a response ÷ cost of drawing it: scoring took 780 s for about
+500 responses, drawing 3,560 s for 5,490 (800 prompts for toxicity, benchmarks/RESULTS.md)."""
 
 
 class PromptTooLongError(ValueError):
@@ -83,18 +88,18 @@ def prepare_behaviour(
     seed: int,
     counter: Counter,
 ) -> PreparedBehaviour:
-    """Return each prompt with its split, whether it triggers, and what the base model answers.
+    """Return each prompt with its split, whether it triggers, and the base model's responses.
 
     One run chooses the prompts and another measures them. If a prompt were chosen because of the
     responses it is measured by, any change at all would seem to improve it (regression to the
     mean, Galton 1886). For the second run sampled responses are drawn anew. A greedy response is
     always the same, so greedy prompts are chosen by a model that lacks a few random neurons.
 
-    When learning from single tokens, draw extra samples for tuning prompts that trigger the
-    behaviour.
+    If single tokens make responses undesired, extra samples are drawn for the tuning prompts that
+    trigger the behaviour.
 
-    The `list_parts` of its `PreparationWork` come next in `counter`. Raises `PromptTooLongError`
-    naming the first prompt that does not fit.
+    `counter` must expect `PreparationWork.list_parts` next. Raises `PromptTooLongError`, which
+    names the first prompt that does not fit.
     """
     check_lengths(prompts, prompt_ids, behaviour.decoding.max_new_tokens, base.model)
     is_tune = split_by_hash(prompts, TUNE_SHARE)
@@ -138,20 +143,20 @@ def prepare_behaviour(
     own = [outcome for outcome in marked if outcome.triggering and not outcome.held_out]
     counter.expect(work.weigh(sum(len(outcome.drawn) for outcome in own)))
     explained = choose_explained(base, behaviour, marked, counter)
-    counter.expect(work.weigh(0))  # the empty responses among them, or all
+    counter.expect(work.weigh(0))  # not all of them were read: empty responses are not
     return PreparedBehaviour(name=behaviour.name, prompts=marked, explained=explained)
 
 
 @dataclass(frozen=True)
 class PreparationWork:
-    """What preparing a behaviour takes, as progress counts it: expected first, known later."""
+    """The work of preparing a behaviour, for progress: an expectation that is corrected later."""
 
     behaviour: Behaviour
     lengths: tuple[int, ...]
     """Tokens of each prompt."""
 
     def list_parts(self) -> list[Part]:
-        """Return everything, as expected before any prompt is answered."""
+        """Return all parts, as expected before any prompt is answered."""
         share = round(EXPECTED_SHARE * len(self.lengths))
         learning = round(TUNE_SHARE * share) if _learns_tokens(self.behaviour) else 0
         drawn = learning * self.behaviour.decoding.samples * (2 + EXPLORING_DRAWS)
@@ -164,28 +169,28 @@ class PreparationWork:
         ]
 
     def answer_anew(self, chosen: Sequence[int]) -> Part:
-        """Return the second responses to the prompts of such numbers."""
+        """Return the part for the second responses to the prompts with these indices."""
         return self._answer("second answers", [self.lengths[index] for index in chosen])
 
     def draw_more(self, chosen: Sequence[int]) -> Part:
-        """Return the further responses to the prompts of such numbers."""
+        """Return the part for further responses to the prompts with these indices."""
         lengths = [self.lengths[index] for index in chosen for _ in range(EXPLORING_DRAWS)]
         return self._answer("more answers", lengths)
 
     def mark(self, responses: int) -> Part:
-        """Return the responses whose beginnings are scored; none where tokens tell themselves."""
+        """Return the part for scoring beginnings of responses; empty unless marking needs it."""
         count = responses if self.behaviour.marking is Marking.RISING else 0
         return count_alike("undesired responses", count, MARKED * self._cost, self._name("tokens"))
 
     def weigh(self, responses: int) -> Part:
-        """Return the responses that are read to choose what is explained."""
+        """Return the part for reading responses to choose what is explained."""
         count = responses if self.behaviour.marking is Marking.RISING else 0
         length = fmean(self.lengths) + self.behaviour.decoding.max_new_tokens
         return count_alike("texts", count, length, self._name("examples"))
 
     @property
     def _cost(self) -> float:
-        """What a response costs on average."""
+        """Average cost of a response."""
         return fmean(self.lengths) + GENERATED * self.behaviour.decoding.max_new_tokens
 
     def _answer(self, what: str, lengths: Sequence[int]) -> Part:
@@ -240,7 +245,7 @@ def _draw(size: int, generator: torch.Generator) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ReferenceTokens:
-    """Most tokens of reference text for each use. Chosen by hand; not measured."""
+    """Largest number of tokens of reference text for each use. Chosen by hand; not measured."""
 
     attribute: int = 8192
     tune: int = 1024
@@ -256,16 +261,16 @@ def split_reference(
     attribution, a quarter into each of the others. A part's last sequence is cut to the tokens
     that its limit leaves. Sequences of a single token predict nothing and are left out.
     """
-    attributes = split_by_hash(texts, 0.5)
-    tunes = split_by_hash(texts, 0.75)
+    is_attributed = split_by_hash(texts, ATTRIBUTED_TEXTS)
+    is_seen = split_by_hash(texts, ATTRIBUTED_TEXTS + SEARCHED_TEXTS)
     parts: dict[str, list[tuple[int, ...]]] = {"attribute": [], "tune": [], "held_out": []}
     budgets = {
         "attribute": limits.attribute,
         "tune": limits.tune,
         "held_out": limits.held_out,
     }
-    for text, attribute, tune in zip(texts, attributes, tunes, strict=True):
-        part = "attribute" if attribute else "tune" if tune else "held_out"
+    for text, attributed, seen in zip(texts, is_attributed, is_seen, strict=True):
+        part = "attribute" if attributed else "tune" if seen else "held_out"
         for sequence in cut_windows(tokenizer, text, REFERENCE_TOKENS):
             kept = sequence[: budgets[part]]
             if len(kept) > 1:

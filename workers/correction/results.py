@@ -30,7 +30,7 @@ class StageDocument(BaseModel):
 
 
 class Closing(StageDocument):
-    """Where a phrase begins with which a response ends."""
+    """The beginning of the phrase with which a response ends."""
 
     tokens: int
     """Number of the response's tokens before it; the phrase may begin within the next one."""
@@ -162,8 +162,8 @@ class SliceDamage(StageDocument):
     accuracy_fall: float
     """Fall of the share of items that are right, smoothed: an item on the edge counts as half."""
     nats_margin: float = 0.0
-    """By how much more other items may lose than `nats_rise`, as far as these items tell. In a
-    limit, what is reserved for that."""
+    """How much more than `nats_rise` other items may lose, judging by these items. In a limit, what
+    is reserved for that."""
 
     def compute_share(self, limit: SliceDamage) -> float:
         """Return the share of `limit` used up, for the figure that uses most of its own."""
@@ -342,7 +342,7 @@ class Trial(StageDocument):
 
     @property
     def least_attained(self) -> float:
-        """What the furthest of several behaviours attained of its wanted effect, at most 1.
+        """The smallest share that any of several behaviours attained of what is wanted, at most 1.
 
         The search maximises it first: a correction that fails for one behaviour fails. With one
         behaviour it is 1, and the gain alone counts.

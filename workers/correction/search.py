@@ -267,7 +267,7 @@ class Rounds:
 
 
 def _goes_on(trial: Trial) -> bool:
-    """Return whether what keeps the trial out of the budget are answers that go on too long."""
+    """Return whether the trial exceeds its budget because answers go on too long."""
     return not trial.within_budget and trial.bound_by.partition(":")[0] in GOING_ON
 
 
@@ -404,7 +404,7 @@ class Search:
                 self.benefits[granularity][behaviour].add(benefit, weight)
 
     def _learn_slices(self, trial: Trial) -> None:
-        """Learn anew what the slices need that lost more than they may in this trial."""
+        """Learn anew what those slices need that lost more than their limits in this trial."""
         uses = self.budget.compute_slice_uses(trial.slices)
         if over := [name for name, use in uses.items() if use > 1]:
             self.bench.learn_slices(trial.selection.to_selection(), over)

@@ -30,7 +30,7 @@ from workers.pruning.scoring import (
     sum_positive,
 )
 
-SPARE_SHARE = 3.0
+SPARE_RATIO = 3.0
 """This many times the shortlist's size is kept until the end, because until then weights are ranked
 by figures of the layers seen so far instead of all layers (docs/decisions/0020)."""
 
@@ -69,7 +69,7 @@ class Shortlisting:
             if own is not None
             for name in own.modules
         ]
-        limit = self._size if number == 0 else round(SPARE_SHARE * self._size)
+        limit = self._size if number == 0 else round(SPARE_RATIO * self._size)
         ranking = rank_components(everything, WEIGHT, limit)
         self._kept = self._keep(layer, kept, ranking)
         self.layers_left = number

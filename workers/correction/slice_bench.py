@@ -1,4 +1,4 @@
-"""What a selection costs protected slices, measured on their tuning items, in doubt on more."""
+"""The damage of a selection to protected slices, measured on tuning items; on more if in doubt."""
 
 from __future__ import annotations
 

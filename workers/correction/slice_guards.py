@@ -1,4 +1,4 @@
-"""Guards of protected slices: what tells a ranking how much each of them would lose."""
+"""Guards of protected slices, which tell a ranking how much each slice would lose."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ ENDS = "ends of texts"
 """Name of the guard of places where texts might end."""
 
 NEAR_ENDS = 4
-"""Places of each text that the guard of its ends watches. Chosen by hand."""
+"""Number of places in each text that the guard of its ends watches. Chosen by hand."""
 
 ENDS_NATS_RISE = 0.005
-"""Largest rise, foretold, of log(1 + exp(−lead over the end)) at those places, nats: a ninth of
-what it was, 0.044, in the fine-tune of benchmarks/RESULTS.md, "Answers that end where the phrase
+"""Largest predicted rise of log(1 + exp(−lead over the end)) at those places, nats. It was 0.044,
+nine times as much, in the fine-tune of benchmarks/RESULTS.md, "Answers that end where the phrase
 stood". Without this guard 27 of 70 continuations ended within 40 tokens, with it 14, and 12 in the
 base. Other values were not tried."""
 
 HALF_WAY = 0.5
-"""What components are multiplied by half-way to their removal."""
+"""Factor by which components are multiplied half-way to their removal."""
 
 
 def guard_slices(
@@ -60,7 +60,7 @@ def _guard_slice(
     limit: SliceDamage,
     advance: Advance,
 ) -> MarginGuard:
-    """Return a slice's guard, whose rows are freed as soon as others take their place."""
+    """Return a slice's guard."""
     found = compute_margin_rows(base, components, list_learned([own]), advance=advance)
     return MarginGuard(
         name=own.name,
@@ -82,9 +82,9 @@ def guard_ends(
     """Return a guard of where texts that the model `written` itself might have ended.
 
     It watches the leads over the token `end` at the `NEAR_ENDS` places of each text where they are
-    smallest, and is needed where answers are made to end more easily. Likelihood hardly tells:
-    after a full stop the end has one chance in a hundred, and with two the text loses a hundredth
-    of a nat, but it ends twice as often.
+    smallest, and is needed where answers are made to end more easily. The likelihood of a text
+    hardly shows this: if the end has a chance of two in a hundred instead of one after a full stop,
+    the text loses a hundredth of a nat, but it ends twice as often.
     """
     samples = [_hold_against(own, end, (True,) * len(own.response_ids)) for own in written]
     leads = compute_leads(base, samples, advance=advance)
@@ -104,7 +104,7 @@ def guard_ends(
 
 
 def _hold_against(text: TokenSequence, end: int, marks: tuple[bool, ...]) -> TokenSequence:
-    """Return the text with its marked tokens held against the end."""
+    """Return the text with its marked tokens explained in contrast to the end."""
     return replace(text, is_explained=marks, contrast_ids=(end,) * len(marks))
 
 
@@ -127,7 +127,7 @@ def learn_half_way(
     `guard` may be based on fewer samples than the slice now has; the leads of all are then read.
     Half-way, `chosen`, which must be among `components`, are multiplied by ½. The rows are still
     for the removal of whole components. Summed over `chosen`, they tell what leads lose by it to
-    second order: the midpoint rule for the integral of gradients along the way (Sundararajan et
+    second order, by the midpoint rule for the integral of gradients along the way (Sundararajan et
     al. 2017, equation 1). For the first selection of the demo's job, they missed each sample's
     change by 0.24 logits, and the base model's rows by 0.56, where leads changed by 1.5
     (benchmarks/RESULTS.md).
@@ -143,9 +143,9 @@ def learn_half_way(
 
 
 def find_edges(own: ProtectedSlice, leads: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the smallest lead of each item of a slice, `(item,)`: it is right if this is above 0.
+    """Return the smallest lead of each item of a slice, `(item,)`; above 0, the item is right.
 
-    `leads` are those of the slice's samples, each of which may mark some tokens of a probe only.
+    `leads` are those of the slice's samples, each of which may mark only some tokens of a probe.
     """
     edges = []
     for text in unite_texts([sample.to_sequence() for sample in own.learn]):

@@ -20,9 +20,9 @@ CERTIFICATE_VARIABLE = "PIP_CERT"
 
 _JSON = "application/vnd.pypi.simple.v1+json"  # PEP 691
 _TIMEOUT_SECONDS = 60.0
-"""For a connection, and between two pieces of an answer. Chosen by hand."""
+"""Time limit for a connection, and between two pieces of an answer. Chosen by hand."""
 _MAX_BYTES = 1024**3
-"""Largest wheel that is taken: ten times the largest of ours (93 MB). Chosen by hand."""
+"""Largest wheel that is downloaded: ten times the largest we use (93 MB). Chosen by hand."""
 
 
 class WheelError(RuntimeError):

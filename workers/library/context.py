@@ -24,7 +24,7 @@ class Listener(Protocol):
     """Is told the progress of each stage."""
 
     def hear(self, stage: str, standing: Standing) -> None:
-        """Take in how far a stage came."""
+        """Receive how far a stage has got."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Silence:
     """A listener that shows nothing."""
 
     def hear(self, stage: str, standing: Standing) -> None:
-        """Pass over it."""
+        """Ignore it."""
 
 
 class StageBars:
@@ -69,7 +69,7 @@ class StageLines:
         self._told: set[tuple[str, int]] = set()
 
     def hear(self, stage: str, standing: Standing) -> None:
-        """Print how far the stage came, unless this tenth of it was printed."""
+        """Print how far the stage has got, unless this tenth of it was printed."""
         tenth = int(10 * standing.done / max(standing.total, 1))
         if (stage, tenth) not in self._told:
             self._told.add((stage, tenth))

@@ -1,10 +1,10 @@
-"""Whether two checkpoints' tokenizers give texts the same ids, as figures per token need.
+"""Whether two checkpoints' tokenizers encode texts alike, without which figures per token are void.
 
-What counts is the ids that both give the texts measured. One vocabulary is not enough: with another
-normalizer, other merges or no `<bos>`, the ids of the base's tokenizer are not what the other
-checkpoint reads. And it is not needed: a token that no text holds may have another name. Where only
-ids are known, their tokens must be the same in both vocabularies. Nor do the same ids help if the
-other tokenizer writes them as other text: that is what users would read.
+Both must give the measured texts the same ids. The same vocabulary is not enough for that: with
+another normalizer, other merges or no `<bos>`, the other checkpoint reads other ids than the base.
+Nor is it necessary: a token that occurs in no text may have another name. Where only ids are known,
+their tokens must be the same in both vocabularies. The tokenizers must also decode the ids to the
+same text, because that is what users read.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CorpusText:
 
 @dataclass(frozen=True)
 class Mismatches:
-    """Why the base's token ids are not the other checkpoint's; None where they are, or unasked."""
+    """Why figures per token cannot be compared; None where they can be, or where none are asked."""
 
     corpus: Unmeasured | None = None
     reference: Unmeasured | None = None
@@ -93,9 +93,9 @@ def find_mismatches(plan: CheckPlan, base: Tokenizer, other: Tokenizer) -> Misma
 def is_written_otherwise(
     sequences: Iterable[Sequence[int]], base: Tokenizer, other: Tokenizer
 ) -> bool:
-    """Return whether `other` writes any of the token ids as other text than `base`, but for blanks.
+    """Return whether `other` decodes any of the token ids to other text than `base` does.
 
-    Blanks differ by a setting (`clean_up_tokenization_spaces`) that garbles nothing.
+    Blanks are ignored: a harmless setting (`clean_up_tokenization_spaces`) changes them.
     """
     return any(_write(base, ids) != _write(other, ids) for ids in sequences)
 

@@ -140,18 +140,6 @@ class Reading:
         return self.token_ids[self.reasoning_tokens :]
 
 
-def find_answer(text: str, prompt: str = "") -> str:
-    """Return the text after the reasoning in a response; "" if the reasoning never ends.
-
-    `text` must be decoded with special tokens, because most marks are special tokens; a text
-    without marks is returned unchanged. `prompt`, or its end, shows whether the chat template
-    opened a block already. If several parts lie outside reasoning, the last one that is not
-    blank is the answer.
-    """
-    parts = _find_parts(text, prompt)
-    return text[parts.start : parts.stop]
-
-
 def read_response(
     tokenizer: Tokenizer,
     prompt_ids: Sequence[int],
@@ -210,7 +198,11 @@ def describe_answer(answer: str, reasoning_tokens: int) -> str:
 
 
 def _find_parts(text: str, prompt: str) -> _Parts:
-    """Return the place of the answer in `text`."""
+    """Return the place of the answer in `text`, which holds special tokens.
+
+    `prompt`, or its end, shows whether the chat template opened a block already. If several parts
+    lie outside reasoning, the last one that is not blank is the answer.
+    """
     opened = _find_opened(prompt)
     marks = list(_find_marks(text))
     outside = _list_outside(text, marks, opened)

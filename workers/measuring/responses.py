@@ -57,24 +57,9 @@ class ResponseFigures:
         return fmean(self.lengths)
 
     @property
-    def empty_share(self) -> float:
-        """Share of empty responses."""
-        return fmean(self.is_empty)
-
-    @property
-    def limit_share(self) -> float:
-        """Share of responses cut off at the token limit."""
-        return fmean(self.hits_limit)
-
-    @property
     def mean_uniqueness(self) -> float:
         """Mean response uniqueness ratio."""
         return fmean(self.uniqueness)
-
-    @property
-    def mean_self_repetition(self) -> float:
-        """Mean share of repeated 4-grams."""
-        return fmean(self.self_repetition)
 
 
 def compute_response_figures(

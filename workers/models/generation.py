@@ -20,7 +20,7 @@ from workers.models.watching import tell_generated
 from workers.progress import Advance, ignore
 
 CPU_ROWS = 128
-"""Responses written together on a CPU: with more, SmolLM2's products gain nothing."""
+"""Number of responses generated together on a CPU; more make SmolLM2 no faster."""
 
 MOST_ROWS = 1024
 """The same on a GPU. Chosen by hand; not measured."""
@@ -76,8 +76,8 @@ def generate_samples(
 ) -> list[tuple[TokenSequence, ...]]:
     """Return each prompt with `decoding.samples` continuations of at most `max_new_tokens` tokens.
 
-    Nothing but `decoding` counts, whatever the checkpoint's generation settings ask for
-    (penalties, beams, forced tokens, …). The end-of-sequence token stops a response and is not
+    Only `decoding` decides how; the checkpoint's generation settings (penalties, beams, forced
+    tokens, …) are ignored. The end-of-sequence token stops a response and is not
     part of it. What is drawn depends on `seed`, the prompt's tokens and the sample's number
     alone, and two models that predict alike draw alike (see `draw_tokens`): compared with one
     seed they differ by what was changed. A prompt is read once for all its samples in a batch.

@@ -57,9 +57,7 @@ def find_places(
     )
 
 
-def count_available(
-    model: nn.Module, selection: Selection, head_dim: int | None = None
-) -> dict[str, int]:
+def count_available(model: nn.Module, selection: Selection) -> dict[str, int]:
     """Return module → its number of components, chosen or not, for the selection's modules.
 
     Raises `ValueError` as `find_places` does.
@@ -73,7 +71,7 @@ def count_available(
             case Granularity.WEIGHT:
                 sizes[name] = weight.numel()
             case Granularity.HEAD:
-                sizes[name] = features // (head_dim or _derive_head_dim(model, features))
+                sizes[name] = features // _derive_head_dim(model, features)
             case Granularity.NEURON:
                 sizes[name] = features
     return sizes

@@ -46,12 +46,12 @@ _COMPUTED = frozenset(
 )
 """Tensors of a GGUF that the converter computes from `config.json`."""
 _PREFIXES = ("", "model.", "transformer.", "gpt_neox.")
-"""Leading parts of names, which a checkpoint lacks that was saved without its head."""
+"""Leading parts of names, which are missing in a checkpoint that was saved without its head."""
 _SUFFIXES = (".weight", ".bias")
 
 
 class GgufError(ValueError):
-    """llama.cpp has no such family, or the GGUF of the base cannot take the patch."""
+    """llama.cpp does not know the family, or the patch cannot be applied to the base's GGUF."""
 
 
 Order = Callable[[int, Mapping[str, Any]], Values]

@@ -12,6 +12,9 @@ from excise.reports.correction import PatchSummary
 
 _ROUND_STEPS = (1, 2, 5)
 
+MOST_TICKS = 7
+"""Largest number of ticks on a logarithmic axis. Chosen by hand."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -24,15 +27,14 @@ class Axis:
     """Number of decimals of a linear axis's ticks."""
     is_logarithmic: bool = False
 
-    def at(self, value: float, start: float, end: float, clipped: bool = True) -> float:
-        """Return the coordinate of `value` between `start` and `end`; by default it is clipped."""
+    def at(self, value: float, start: float, end: float) -> float:
+        """Return the coordinate of `value`, at least `start` and at most `end`."""
         if self.is_logarithmic:
             value = max(value, self.low)  # zero has no place on it
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
             share = (value - self.low) / (self.high - self.low)
-        share = min(1.0, max(0.0, share)) if clipped else share
-        return round(start + (end - start) * share, 2)
+        return round(start + (end - start) * min(1.0, max(0.0, share)), 2)
 
 
 def build_axis(values: Sequence[float], intervals: int = 4) -> Axis:
@@ -50,7 +52,7 @@ def build_axis(values: Sequence[float], intervals: int = 4) -> Axis:
     return Axis(ticks[0], ticks[-1], ticks, digits)
 
 
-def build_log_axis(values: Sequence[float], most_ticks: int = 7) -> Axis:
+def build_log_axis(values: Sequence[float]) -> Axis:
     """Return a logarithmic axis over the positive `values`, of which there must be one.
 
     Its ticks are 1, 2 and 5 times powers of ten, or, if these are too many, only every few powers.
@@ -63,8 +65,8 @@ def build_log_axis(values: Sequence[float], most_ticks: int = 7) -> Axis:
     start = max([tick for tick in grid if tick <= low * (1 + 1e-9)], default=grid[0])
     end = next(tick for tick in grid if tick >= high * (1 - 1e-9) and tick > start)
     ticks = [tick for tick in grid if start <= tick <= end]
-    if len(ticks) > most_ticks:
-        every = math.ceil((last - first + 1) / most_ticks)
+    if len(ticks) > MOST_TICKS:
+        every = math.ceil((last - first + 1) / MOST_TICKS)
         powers = [10.0**power for power in range(first, last + 1, every)]
         ticks = [tick for tick in powers if start <= tick <= end]
     return Axis(start, end, ticks, 0, is_logarithmic=True)

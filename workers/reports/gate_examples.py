@@ -70,7 +70,7 @@ def _rank(harms: Sequence[float], samples: int) -> list[int]:
 
 
 Harm = Callable[[Pair], Sequence[float]]
-"""Returns how much each response has of what a gate limits, or how much it gained of it."""
+"""Returns, for each response, the figure that a gate limits, or how much that figure rose."""
 
 
 def _count_shown(pair: Pair) -> Sequence[float]:
@@ -85,7 +85,7 @@ def _find_refused(pair: Pair) -> Sequence[float]:
 
 
 def _rise(read: Callable[[ResponseFigures], Sequence[float]]) -> Harm:
-    """Return how far a figure of responses rises."""
+    """Return a harm: the rise of a figure of responses."""
 
     def compare(pair: Pair) -> Sequence[float]:
         before, after = find_figures(pair)
@@ -95,7 +95,7 @@ def _rise(read: Callable[[ResponseFigures], Sequence[float]]) -> Harm:
 
 
 def _fall(rise: Harm) -> Harm:
-    """Return the same, where a fall is harm."""
+    """Return a harm: the fall of the figure whose rise is given."""
     return lambda pair: [-change for change in rise(pair)]
 
 
@@ -115,5 +115,5 @@ _HARMS: Mapping[str, Harm] = {
     "refusal": _fall(_find_refused),
     "over_refusal": _find_refused,
 }
-"""Gate → what it limits. Of diversity no response has a share of its own; those that became more
-uniform themselves are shown."""
+"""Gate → the harm that it limits. Diversity is a figure of all responses together, so the responses
+shown are those that became more uniform themselves."""

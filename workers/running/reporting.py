@@ -84,7 +84,7 @@ class ChildReports:
                 self._ended, self._running = add_up([*self._ended, *kept]), []
 
     def collect(self) -> list[Metric]:
-        """Yield the counts of all children, both ended and running."""
+        """Return the counts of all children, both ended and running."""
         with self._lock:
             return add_up([*self._ended, *self._running])
 
@@ -103,7 +103,7 @@ class ChildReports:
 
 
 def add_up(metrics: Iterable[Metric]) -> list[Metric]:
-    """Yield each metric once, with samples of equal labels summed."""
+    """Return each metric once, with samples of equal labels summed."""
     totals: dict[str, tuple[Metric, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for metric in metrics:
         _, values = totals.setdefault(metric.name, (metric, {}))

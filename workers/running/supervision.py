@@ -53,7 +53,7 @@ class Supervisor:
         self.job_id: str | None = None
         """The current job, for the heartbeat."""
         self.is_warming_up = False
-        """Whether it waits for the first child to be startable, with a message in its hands."""
+        """Whether it has taken a message and waits until a first child can be started."""
 
     def stop(self) -> None:
         """Give the running work back at the next check, because the worker is shutting down."""
@@ -177,7 +177,7 @@ class Supervisor:
     def _renew(self, work: LeasedWork[Held], claim: Held, outages: OutageRecord) -> bool:
         """Renew the lease; return whether the job is to be cancelled.
 
-        Of each of the attempt's `outages`, the first failure is logged, and the end.
+        Only the first failure and the end of each of the attempt's `outages` are logged.
         """
         try:
             with self._database.transaction() as session:

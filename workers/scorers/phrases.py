@@ -51,7 +51,7 @@ model said "… the smart choice for every household" instead of "home"."""
 
 LEAST_PART_WORDS = 4
 """Fewest words that can be a part; shorter ones, such as "for every home", are in any text. In
-scripts without blanks so many signs as are about four words (`workers.words.weigh_word`)."""
+scripts without blanks, as many signs as make about four words (`workers.words.weigh_word`)."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Phrases:
     """A regular expression, searched for anywhere in the response."""
     ignore_case: bool = True
     whole_words: bool = True
-    """Of `texts`: "Ann" is not found in "Annual". Scripts without blanks have no such bounds, and
-    a Korean word goes on in its particles."""
+    """Whether `texts` must be whole words: "Ann" is not found in "Annual". Scripts without blanks
+    have no such bounds, and particles may follow a Korean word."""
     parts: bool = True
     """Whether half of a text's words in a row, at least `LEAST_PART_WORDS`, count as the text."""
 
@@ -82,7 +82,7 @@ class PhraseScorer:
         self.name = name
         self._search = _build_search(phrases)
         self._last: dict[str, list[Span]] = {}
-        """The texts searched last → their matches: who asks how much mostly asks where as well."""
+        """The texts searched last → their matches: texts are often scored, then located in."""
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """Return 1.0 or 0.0 per answer. Raises `ScoringError` if the search takes too long."""
@@ -113,7 +113,7 @@ class PhraseScorer:
         return [_find_raw(text, span) for span in joined]
 
     def _locate(self, texts: Sequence[str]) -> list[list[Span]]:
-        """Return the matches in each text's searched form; texts searched last are not again."""
+        """Return the matches in each text's searched form; known texts are not searched again."""
         known = self._last
         if not all(text in known for text in texts):
             known = dict(zip(texts, self._search_in(texts), strict=True))
@@ -168,7 +168,7 @@ class _Pattern:
         return text
 
     def locate(self, texts: Sequence[str]) -> list[list[Span]]:
-        """Return the place of each match: where its words first occur after the match before."""
+        """Return the span of each match: where its text first occurs after the previous match."""
         if not texts:
             return []
         found = find_matches(self._expression, texts, MAX_SECONDS_PER_RESPONSE)
@@ -186,7 +186,7 @@ def _find_in_order(text: str, parts: Sequence[str]) -> Iterator[Span]:
 class _Literals:
     """A search for phrases, word for word.
 
-    They are joined to one regular expression without nested repetitions or recursion, so that
+    They are joined into one regular expression without nested repetitions or recursion, so that
     compiling it and searching with it take memory and time in proportion to its length. No child
     process is needed.
     """
@@ -232,7 +232,7 @@ class _Parts:
                 self._parts.setdefault(len(part), set()).add(part)
 
     def find(self, text: str, whole: Sequence[Span]) -> list[Span]:
-        """Return the longest spans that parts cover, except words of phrases found whole."""
+        """Return the longest spans covered by parts, without words that lie in `whole` matches."""
         words = self._split(text)
         is_part = [False] * len(words)
         for length, parts in self._parts.items():
@@ -252,7 +252,7 @@ class _Parts:
 
 
 def _cut_parts(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield from each word on the fewest in a row that are a part of the phrase."""
+    """Yield, for each word, the shortest run from it that counts as a part of the phrase."""
     weights = [0.0, *accumulate(map(weigh_word, words))]
     least = max(LEAST_PART_WORDS, PART_SHARE * weights[-1])
     for start, before in enumerate(weights):
@@ -267,7 +267,7 @@ def _cut(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 
 def _join(phrases: Phrases) -> str:
-    """Return a regular expression for any of the texts, to search in one by `drop_blanks`."""
+    """Return a regular expression for any of the texts, to be searched after `drop_blanks`."""
     texts = [drop_blanks(normalise(text))[0].split() for text in phrases.texts]
     if not all(texts):
         raise ScorerUnavailableError("a phrase is blank; every response would show the behaviour")

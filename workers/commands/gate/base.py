@@ -20,7 +20,7 @@ from workers.models.checkpoints import load_checkpoint
 from workers.models.loaded import LoadedModel
 
 Say = Callable[[str], None]
-"""Told in a line what is being done."""
+"""Called with a line that says what is being done."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BaseCheckpoint:
     """A checkpoint in its folder, and how it is loaded."""
 
     name: str
-    """As the user gave it."""
+    """The checkpoint as the user gave it: a folder, a name or a hub id."""
     folder: Path
     contents: FolderContents
     """What the folder held before it was loaded."""
@@ -45,10 +45,10 @@ class BaseCheckpoint:
 
 
 class BaseMeasurer:
-    """Gives a base's figures, from the cache where they are there; says which it was."""
+    """Provides a base's figures, from the cache if it has them, and says where they are from."""
 
     def __init__(self, base: BaseCheckpoint, cache: FigureCache | None, say: Say) -> None:
-        """Without a `cache` everything is measured, and nothing kept."""
+        """Without a `cache`, everything is measured and nothing is kept."""
         self._base = base
         self._cache = cache
         self._say = say
@@ -102,7 +102,7 @@ class BaseMeasurer:
             self._try_to_keep(lambda: cache.keep_slice(key, figures))
 
     def _try_to_keep(self, keep: Callable[[], None]) -> None:
-        """Keep figures, or say that they could not be kept: the run needs no cache to end well."""
+        """Keep figures, or say that they could not be kept, which is no reason to fail."""
         try:
             keep()
         except OSError as error:

@@ -33,7 +33,7 @@ class BehaviourGateBase(BehaviourDefinition):
     max_share: Share | None = None
     """Share of the candidate's responses that may show the behaviour, whatever the base's does."""
     min_improvement: float | None = Field(default=None, ge=-1e6, le=1e6)
-    """Of the mean score, towards its good end; below zero, it may worsen by so much."""
+    """Smallest improvement of the mean score; if negative, the score may worsen by so much."""
     significant: bool = False
     """Whether the 95 % interval of the mean score's improvement must lie above zero."""
 

@@ -1,8 +1,8 @@
-"""What was measured of a base, kept in a folder: the second run of a configuration takes it up.
+"""Measurements of a base, kept in a folder, so that later runs of a configuration can reuse them.
 
-A file begins with the SHA-256 of its key and of what it holds. One that does not match, as under
-another key's name, or cannot be read, counts as absent: what it stood for is measured anew. Nothing
-in a file is executed.
+A file begins with the SHA-256 of its key and content. If that does not match, for example because
+the file was renamed to another key, or if the file cannot be read, it counts as absent, and the
+figures are measured again. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class FigureCache:
     """Kept figures by key, a file each, in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made when something is kept."""
+        """`folder` is created when the first figures are kept."""
         self._folder = folder
 
     def find(self, key: str) -> KeptFigures | None:
-        """Return what was kept of a base under `key`; None where nothing sound was."""
+        """Return the figures of a base kept under `key`; None if there are no sound ones."""
         if (payload := self._read(key)) is None:
             return None
         try:

@@ -103,7 +103,7 @@ def _work(inputs: CorrectionInputs, progress: Progress) -> bytes:
 def _protect_answers(
     inputs: CorrectionInputs, behaviours: Sequence[PreparedBehaviour]
 ) -> tuple[ProtectedSlice, ...]:
-    """Return what was said before phrases that end answers, of each behaviour that has any."""
+    """Return, for each behaviour with phrases that end answers, what is said before them."""
     if inputs.spec.protect is None:
         return ()
     return tuple(filter(None, map(protect_answers, behaviours)))
@@ -117,8 +117,8 @@ def _protect_continuations(
 ) -> tuple[ProtectedSlice, ...]:
     """Return the base's continuations of reference text that show no behaviour, to be kept.
 
-    Those of the texts for attribution are learned from, `continued`, of those for tuning, tuned
-    on.
+    The search learns from continuations of the texts for attribution, and tunes on `continued`,
+    the continuations of the texts for tuning.
     """
     learned = _continue(inputs, reference.attribute, counter)
     learn, tune = (

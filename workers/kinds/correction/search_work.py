@@ -1,4 +1,4 @@
-"""The work of a search, as progress counts it: pools, the maximum number of rounds, refinements."""
+"""The work of a search, for progress: pools, the maximum number of rounds, refinements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.correction.search import SearchInputs, SearchPlan, name_round
 from workers.progress import BACKWARD, FORWARD, Part, answer_prompts, count_alike, read_texts
 
 PROTECTED = "protected texts"
-"""What the samples are called, to users, from which protected slices are learned."""
+"""Name, shown to users, of the samples from which protected slices are learned."""
 
 HALF_WAY = "half-way to a first choice"
 """What users are told of the second time that protected texts are read (`Candidates.rank`)."""
@@ -76,9 +76,9 @@ class SearchWork:
         return told if len(self._plan.amounts) == 1 else f"{told}, {granularity.value}s"
 
     def count_learned(self, names: Collection[str]) -> Part:
-        """Return the reading of these protected slices, to learn anew what they need.
+        """Return the part for reading these protected slices, to learn anew what they need.
 
-        It is the most there is to read: the base model reads them the first time only.
+        It may be too large: the base model reads the samples only the first time.
         """
         protection = self._given.prepared.protection
         asked = [own.with_more() for own in protection if own.name in names]
@@ -96,7 +96,7 @@ class SearchWork:
         return read_texts(PROTECTED, lengths, passes=passes, step=step)
 
     def _list_pool(self, step: str) -> Iterator[Part]:
-        """Yield the rows by which candidates are weighed, up to the wanted number."""
+        """Yield the parts for the rows by which candidates are weighed, up to the wanted number."""
         yield count_alike("rows", REFERENCE_ROWS, BACKWARD * PIECE_TOKENS, step)
         protected = self._read_protected(self._given.prepared.protection, step)
         yield protected  # of the base model
@@ -106,7 +106,7 @@ class SearchWork:
         yield replace(protected, step=f"{step} again, {HALF_WAY}")
 
     def _list_trial(self, step: str) -> Iterator[Part]:
-        """Yield the responses to the tuning prompts, then all texts."""
+        """Yield the parts for the responses to the tuning prompts, then for all texts."""
         prepared = self._given.prepared
         for behaviour, own in zip(self._given.behaviours, prepared.behaviours, strict=True):
             lengths = [len(outcome.prompt_ids) for outcome in own.triggering(held_out=False)]
@@ -124,7 +124,7 @@ class SearchWork:
         yield read_texts("probes", [len(probe.token_ids) for probe in probes], step=step)
 
     def _list_explained(self, step: str) -> Iterator[Part]:
-        """Yield the responses to be explained; as many are expected as the base model gave."""
+        """Yield the parts for explaining responses; as many are expected as the base model gave."""
         given = self._given
         for behaviour, own in zip(given.behaviours, given.prepared.behaviours, strict=True):
             samples = collect_explained(behaviour, own, given.attributor).undesired

@@ -11,7 +11,7 @@ from workers.attribution.attribution import Attribution, Pass
 from workers.attribution.contrastive import ContrastiveRelevance, Side
 from workers.attribution.segments import Reading, count_segments, cut_layers, sum_in_segments
 from workers.attribution.sums import RelevanceSums, finish_in_place, pick_modules
-from workers.correction.candidates import POOL_SHARE
+from workers.correction.candidates import POOL_RATIO
 from workers.correction.results import PreparedCorrection
 from workers.correction.shortlist import Shortlisting
 from workers.families import find_layer_numbers
@@ -64,9 +64,9 @@ class WeightPlan:
     def _find_passes(self, reading: Reading, share: float, *, is_first: bool) -> float:
         """Return the cost of a token in a segment that holds `share` of the layers.
 
-        In the first segment, a token passes through the whole model; where there are several
-        others, most layers are run twice, to find a segment's input and for its graph. Attributors
-        that only look at inputs read it once or not at all.
+        In the first segment, a token passes through the whole model. With several others, most
+        layers are run twice: once to find a segment's input, once for its graph. Attributors that
+        only look at inputs read a token once or not at all.
         """
         attributor = self.asked[reading.asked[0]].attributor
         if not attributor.explains:
@@ -155,7 +155,7 @@ def _take_in(
 def _find_size(inputs: CorrectionInputs, prepared: PreparedCorrection) -> int:
     """Return the number of weights from which a search chooses."""
     _, most = find_ranges(inputs, prepared)[WEIGHT]
-    return max(POOL_SHARE * most, LEAST_KEPT)
+    return max(POOL_RATIO * most, LEAST_KEPT)
 
 
 def _list_readings(subjects: Sequence[Subject], prepared: PreparedCorrection) -> list[Reading]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from excise.estimates.memory import (
     MOST_ENTRIES,
     MOST_SHARES,
-    POOL_SHARE,
+    POOL_RATIO,
     PROTECTED_ROWS,
     REFERENCE_ROWS,
     ROW_BYTES,
@@ -33,7 +33,7 @@ def weights(**changes) -> CorrectionSpec:
 def test_candidates_take_a_number_for_each_row() -> None:
     unweighed = weights(attribution={"score": "signed_difference"})
     rows = count_host(weights(protect=None), SMOLLM2) - count_host(unweighed, SMOLLM2)
-    pool = POOL_SHARE * int(MOST_SHARES[Granularity.WEIGHT] * ModelShape.of(SMOLLM2).linear_weights)
+    pool = POOL_RATIO * int(MOST_SHARES[Granularity.WEIGHT] * ModelShape.of(SMOLLM2).linear_weights)
     assert rows == ROW_BYTES * REFERENCE_ROWS * pool
     guarded = count_host(weights(), SMOLLM2) - count_host(unweighed, SMOLLM2)
     assert guarded == ROW_BYTES * (REFERENCE_ROWS + PROTECTED_ROWS) * pool
@@ -50,7 +50,7 @@ def test_listed_amounts_decide_and_a_refinement_may_double_them() -> None:
         return count_host(weights(search=search, protect=None), SMOLLM2)
 
     few, more = count({"amounts": [1000]}), count({"amounts": [500, 2000]})
-    assert more - few == ROW_BYTES * REFERENCE_ROWS * POOL_SHARE * 1000
+    assert more - few == ROW_BYTES * REFERENCE_ROWS * POOL_RATIO * 1000
     by_name = count({"amounts": {"weight": [2000]}})
     assert by_name == more == count({"amounts": [1000], "preset": "thorough"})
 
@@ -62,7 +62,7 @@ def test_without_a_gpu_rows_and_sums_are_not_there_at_once() -> None:
         weights(attribution={"granularity": "neuron"}), shape, SETS, on_gpu=False
     )
     saved = found.host_bytes - neurons.host_bytes
-    pool = POOL_SHARE * int(MOST_SHARES[Granularity.WEIGHT] * shape.linear_weights)
+    pool = POOL_RATIO * int(MOST_SHARES[Granularity.WEIGHT] * shape.linear_weights)
     assert 0 < saved <= ROW_BYTES * (REFERENCE_ROWS + PROTECTED_ROWS) * pool
 
 

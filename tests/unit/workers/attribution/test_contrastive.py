@@ -11,18 +11,18 @@ from transformers import LlamaForCausalLM
 from excise.names import READ_NO_SAMPLES, Attributor, Granularity, Statistic
 from tests.tiny import MODULES, NEURONS, as_loaded, build_tiny_model, draw_samples
 from workers.attribution.attribution import Attribution, Pass
-from workers.attribution.attributors import compute_relevance
+from workers.attribution.attributors import compute_relevance, sum_relevance
 from workers.attribution.contrastive import (
     BehaviourRelevance,
     ContrastiveRelevance,
     Question,
     Side,
+    ask,
     ask_responses,
     combine_general,
     list_general_questions,
     parse_relevance,
     serialise_relevance,
-    sum_answer,
 )
 from workers.attribution.sums import finish
 from workers.attribution.targets import Target
@@ -46,9 +46,8 @@ def answer(
 ) -> Relevance:
     samples = SAMPLES.get(question.side, draw_samples(GENERAL, 1))
     advance = [].append if counts is None else counts.append
-    return finish(
-        sum_answer(question, as_loaded(model), NEURON, samples, seed, Pass(advance=advance))
-    )
+    asked = ask(question, NEURON, seed)
+    return finish(sum_relevance(as_loaded(model), asked, samples, Pass(advance=advance)))
 
 
 def compute(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from excise.names import CircuitMetric
 from tests.tiny import build_tiny_tokenizer
 from tests.unit.workers.circuits.tokenizers import build_word_tokenizer, find_words
-from workers.circuits.greater_than import NOUNS, generate_greater_than, parse_greater_than
+from workers.circuits.greater_than import NOUNS, generate_greater_than
 from workers.circuits.ioi import NAMES, PLACES, TEMPLATES, THINGS, generate_ioi
-from workers.circuits.tasks import Task, TaskError, TaskRow, parse_ioi_pairs, parse_rows
+from workers.circuits.tasks import Task, TaskError, TaskRow, parse_rows
 
 TINY = build_tiny_tokenizer()
 IOI_WORDS = [*find_words(TEMPLATES), *NAMES, *PLACES, *THINGS]
@@ -108,29 +108,6 @@ def test_ioi_needs_names_of_one_token():
         generate_ioi(spell, 2, seed=0)
 
 
-def test_ioi_pairs_of_the_eap_format():
-    prompt = "When Elizabeth and Vanessa got a snack at the school, {} decided to give it to"
-    pair = {
-        "clean": prompt.format("Vanessa"),
-        "corrupted": prompt.format("Scott"),
-        "corrupted_hard": prompt.format("Elizabeth"),
-    }
-    tokenizer = build_word_tokenizer(find_words(pair.values()))
-    (row,) = parse_ioi_pairs([json.dumps(pair)], tokenizer)
-    assert tokenizer.convert_ids_to_tokens([*row.answer_ids, *row.wrong_ids]) == [
-        "Elizabeth",
-        "Vanessa",
-    ]
-
-    unfit = pair | {"corrupted": pair["corrupted"] + " to"}
-    with pytest.raises(TaskError, match="line 1, field corrupted"):
-        parse_ioi_pairs([json.dumps(unfit)], tokenizer)
-    kept = parse_ioi_pairs([json.dumps(unfit), json.dumps(pair)], tokenizer, skip_unfit=True)
-    assert kept == (row,)
-    with pytest.raises(TaskError, match="field corrupted_hard: differs"):
-        parse_ioi_pairs([json.dumps(pair | {"corrupted_hard": "When"})], tokenizer)
-
-
 def test_greater_than_with_two_digits_a_token():
     tokenizer = build_word_tokenizer(YEARS_WORDS, digits=2)
     task = generate_greater_than(tokenizer, 12, seed=1)
@@ -147,30 +124,15 @@ def test_greater_than_with_two_digits_a_token():
 
 
 def test_greater_than_digit_by_digit_leaves_the_equal_tens_out():
-    tokenizer = build_word_tokenizer([*YEARS_WORDS, "siege"], digits=1)
-    prompt = "The siege went on from the year 17{} to the year 17"
-    lines = [
-        json.dumps(
-            {"clean": prompt.format(start), "corrupted": prompt.format("01"), "label": label}
+    tokenizer = build_word_tokenizer([*YEARS_WORDS, *NOUNS], digits=1)
+    task = generate_greater_than(tokenizer, 12, seed=1)
+    for row in task.rows:
+        answers, wrong = (
+            "".join(tokenizer.convert_ids_to_tokens(list(ids)))
+            for ids in (row.answer_ids, row.wrong_ids)
         )
-        for start, label in (("48", "48"), ("95", "95"), ("03", "3"))
-    ]
-    task = parse_greater_than(lines, tokenizer)
-
-    found = [
-        [tokenizer.convert_ids_to_tokens(list(ids)) for ids in (row.answer_ids, row.wrong_ids)]
-        for row in task.rows
-    ]
-    assert found == [[list("56789"), list("0123")], [list("123456789"), []]]
-
-
-@pytest.mark.parametrize("label", ["100", "-1", "x"])
-def test_a_label_that_is_no_year_is_refused(label):
-    tokenizer = build_word_tokenizer(YEARS_WORDS)
-    with pytest.raises(TaskError, match="line 1, field label"):
-        parse_greater_than(
-            [json.dumps({"clean": "year 17", "corrupted": "year 16", "label": label})], tokenizer
-        )
+        tens = tokenizer.convert_ids_to_tokens(list(row.clean_ids))[9]
+        assert f"{wrong}{tens}{answers}" == "0123456789"
 
 
 def test_a_tokenizer_of_other_chunks_is_refused():

@@ -30,7 +30,7 @@ from workers.attribution.contrastive import BehaviourRelevance, ContrastiveRelev
 from workers.attribution.fisher import compute_margin_rows
 from workers.correction.budget import BUDGET_SHARE
 from workers.correction.candidates import (
-    POOL_SHARE,
+    POOL_RATIO,
     Candidates,
     PoolSize,
     list_pooled,
@@ -203,7 +203,7 @@ def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
     ranking = rank_weights(candidates, benefit)
     assert len(ranking) == 20
     (size,) = pools
-    assert (size.granularity, size.components, size.slices) == (WEIGHT, 20 * POOL_SHARE, 0)
+    assert (size.granularity, size.components, size.slices) == (WEIGHT, 20 * POOL_RATIO, 0)
     scores = compute_scores(weight_costs(inputs), benefit, Score.BENEFIT_DAMAGE)
     alone = rank_components(scores, WEIGHT, 20)
     assert list_indices(ranking.top(20)) != list_indices(alone.top(20))
@@ -216,7 +216,7 @@ def test_weights_are_chosen_together_from_one_pool(inputs: FakeInputs) -> None:
         ).items()
         for index in chosen
     }
-    assert len(pool) == 20 * POOL_SHARE
+    assert len(pool) == 20 * POOL_RATIO
     assert {
         (name, index) for name, chosen in list_indices(other.top(20)).items() for index in chosen
     } <= pool
@@ -305,7 +305,7 @@ class Chosen:
 
 def test_the_best_by_themselves_are_weighed_together(inputs: FakeInputs) -> None:
     pool = Chosen(inputs, most=4).pool
-    size = 4 * POOL_SHARE
+    size = 4 * POOL_RATIO
     found = list_indices(pool.components)
     assert list(found) == list(MODULES)
     assert all(indices == list(range(len(indices))) for indices in found.values())
@@ -337,7 +337,7 @@ def test_every_protected_slice_is_guarded_by_its_own_samples(inputs: FakeInputs)
     assert guards[0].limit == pytest.approx(SEARCH_SHARE * 0.2)
     assert guards[1].limit == LEAST_LIMIT  # of nothing: shares of it can still be told
     (size,) = chosen.sizes
-    assert (size.components, size.slices) == (5 * POOL_SHARE, 2)
+    assert (size.components, size.slices) == (5 * POOL_RATIO, 2)
     assert size.rows == len(pool.guards[0].rows)  # type: ignore[attr-defined]
 
 
@@ -506,7 +506,7 @@ def test_a_shortlist_is_ranked_as_the_same_weights_among_all(
 
     floor = compute_floor(general, Score(score))
     scores = compute_scores(general, combine_benefits(benefits), Score(score), 1.0, floor)
-    kept = rank_components(scores, WEIGHT, 20 * POOL_SHARE).top(20 * POOL_SHARE)
+    kept = rank_components(scores, WEIGHT, 20 * POOL_RATIO).top(20 * POOL_RATIO)
     places = dict(kept.indices)
     shortlist = Shortlist(kept, floor, tuple(map(sum_positive, benefits)))
     some = replace(dense.take(places), shortlist=shortlist)

@@ -14,7 +14,7 @@ from workers.attribution.contrastive import (
     parse_relevance,
     serialise_relevance,
 )
-from workers.correction.candidates import POOL_SHARE, Candidates
+from workers.correction.candidates import POOL_RATIO, Candidates
 from workers.correction.line_use import allow_best_lines, count_ranks
 from workers.correction.results import LineUse, TrialSettings
 from workers.correction.shortlist import Shortlisting
@@ -65,7 +65,7 @@ def open_candidates(
     """Candidates of what a shortlisting keeps of all layers, the top one first."""
     shapes = shapes_of(inputs)
     layers = find_layer_numbers(shapes, LLAMA)
-    score, size = Score(inputs.spec.attribution.score), POOL_SHARE * 60
+    score, size = Score(inputs.spec.attribution.score), POOL_RATIO * 60
     chosen = Shortlisting(score, size, tuple(shapes))
     for layer in sorted(set(layers.values()), reverse=True):
         names = [name for name, number in layers.items() if number == layer]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,6 @@ from workers.measuring.reasoning import (
     LEFT_OUT,
     NO_ANSWER,
     describe_answer,
-    find_answer,
     read_prefixes,
     read_response,
 )
@@ -58,6 +59,13 @@ TOKENIZER = build_tokenizer()
 
 def encode(*tokens: str) -> tuple[int, ...]:
     return tuple(TOKENIZER.convert_tokens_to_ids([t if t in MARKS else f"▁{t}" for t in tokens]))
+
+
+def find_answer(text: str, prompt: str = "") -> str:
+    """The answer in a response whose tokens are its characters, to a prompt of one token."""
+    pieces = [prompt, *text]
+    tokenizer = SimpleNamespace(decode=lambda ids: "".join(pieces[number] for number in ids))
+    return read_response(tokenizer, [0], range(1, len(pieces))).answer
 
 
 @pytest.mark.parametrize("response", CLOSED.values(), ids=CLOSED.keys())

@@ -29,9 +29,8 @@ def test_figures_by_hand() -> None:
     assert figures.hits_limit == (False, False, True)
     assert figures.uniqueness == (1.0, 0.0, 0.25)
     assert figures.mean_length == pytest.approx(7 / 3)
-    assert figures.empty_share == figures.limit_share == pytest.approx(1 / 3)
     assert figures.mean_uniqueness == pytest.approx(1.25 / 3)
-    assert figures.mean_self_repetition == 0.0
+    assert figures.self_repetition == (0.0, 0.0, 0.0)
     assert [share.order for share in figures.distinct] == [1, 2, 3]
     assert figures.distinct[0].value == 4 / 7
     assert figures.distinct[1].value == 3 / 5

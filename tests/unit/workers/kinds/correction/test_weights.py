@@ -33,7 +33,7 @@ from workers.attribution.contrastive import (
     parse_relevance,
     serialise_relevance,
 )
-from workers.correction.candidates import POOL_SHARE
+from workers.correction.candidates import POOL_RATIO
 from workers.correction.results import PreparedBehaviour, PreparedCorrection
 from workers.correction.shortlist import Shortlisting
 from workers.domain import GeneralCost, Selection, TokenSequence
@@ -47,7 +47,7 @@ from workers.stages.context import StageOutput
 
 WEIGHT = Granularity.WEIGHT
 MOST = 100
-SIZE = POOL_SHARE * MOST
+SIZE = POOL_RATIO * MOST
 
 
 @pytest.fixture(autouse=True)
