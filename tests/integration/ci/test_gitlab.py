@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,37 @@ def test_only_a_verdict_is_posted_with_its_report(
     tmp_path: Path, end: str, code: int, posted: str | None
 ) -> None:
     """A run whose memory ran out says so; one that was cancelled leaves the comment alone."""
+    ended, calls = run_script(tmp_path, end)
+    assert ended.returncode == code, ended.stderr
+    assert [call for call in calls if call.startswith("ci post")] == calls[1:]
+    assert [call[: len(posted or "")] for call in calls[1:]] == ([posted] if posted else [])
+
+
+@pytest.mark.parametrize(
+    ("job", "comment_id", "expected"),
+    [("gate: small", "", "gate--small"), ("é/b", "", "---b"), ("gate", "mine", "mine")],
+)
+def test_two_jobs_do_not_write_the_same_comment(
+    tmp_path: Path, job: str, comment_id: str, expected: str
+) -> None:
+    given = {"CI_JOB_NAME": job, "EXCISE_COMMENT_ID": comment_id}
+    _, calls = run_script(tmp_path, "exit 0", given)
+    assert calls[1].startswith(f"ci post out/gate.json --id {expected} --link ")
+
+
+def test_a_folder_that_cannot_be_cleared_leaves_no_earlier_verdict_in_the_comment(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "out" / "gate.json" / "kept").mkdir(parents=True)
+    ended, calls = run_script(tmp_path, "exit 1")
+    assert ended.returncode == 1
+    assert [call[:12] for call in calls[1:]] == ["ci post --id"]
+
+
+def run_script(
+    tmp_path: Path, end: str, more: Mapping[str, str] | None = None
+) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
+    """Run the job's script with an `excise` whose gate ends like this; return what it called."""
     template = ROOT / "deploy" / "ci" / "gitlab" / "templates" / "excise.yml"
     _, jobs = yaml.safe_load_all(template.read_text())
     ((_, job),) = jobs.items()
@@ -116,11 +148,8 @@ def test_only_a_verdict_is_posted_with_its_report(
     given = {name: "" for name in job["variables"] if name.startswith("EXCISE_")}
     given |= {"EXCISE_MODE": "gate", "EXCISE_OUTPUT": "out", "EXCISE_COMMENT": "true"}
     given |= {"CI_MERGE_REQUEST_IID": "5", "CI_JOB_URL": "https://gitlab.example/-/jobs/7"}
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given, **(more or {})}
     ended = subprocess.run(
         ["sh", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, check=False
     )
-    assert ended.returncode == code, ended.stderr
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call for call in calls if call.startswith("ci post")] == calls[1:]
-    assert [call[: len(posted or "")] for call in calls[1:]] == ([posted] if posted else [])
+    return ended, (tmp_path / "calls").read_text().splitlines()
