@@ -72,8 +72,12 @@ TEXT_TOKENS = 5_000
 """Tokens of held-out text and of responses to reference prompts that validate each state, besides
 the corpus."""
 
-FISHER_TOKENS = REFERENCE_ROWS * 32
-"""Tokens of the general cost's rows, each of which is a backward pass."""
+PIECE_TOKENS = 32
+"""Tokens of the piece of text behind each of the general cost's rows
+(workers/attribution/fisher.py)."""
+
+FISHER_TOKENS = REFERENCE_ROWS * PIECE_TOKENS
+"""Tokens of these rows, each of which is a backward pass."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,11 @@ class _Work:
         )
 
     def _attribute(self) -> float:
-        """Return the seconds for undesired responses, both ways, and two general questions."""
+        """Return the seconds for undesired responses and for general text.
+
+        A token of the former takes a forward and a backward pass (3), one of the latter a forward
+        pass and a backward pass for each of two questions (5).
+        """
         general = self._attributed + self._learned
         return self._explain(3 * self._measured / 2 + 5 * general)
 
@@ -180,7 +188,11 @@ class _Work:
         )
 
     def _weigh(self) -> float:
-        """Return the seconds for the rows by which candidates are weighed together, drawn once."""
+        """Return the seconds for the rows by which candidates are weighed together, drawn once.
+
+        Rows of reference text are backward passes (2); protected samples are passed forwards and
+        backwards twice (6).
+        """
         return self._explain(2 * FISHER_TOKENS + 6 * self._learned)
 
     def _validate(self) -> float:

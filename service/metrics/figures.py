@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Float, case, cast, extract, func, literal, select, text
 from sqlalchemy.orm import Session
 
-from excise.names import JobStatus, VersionStatus
+from excise.names import OPEN_STATUSES, JobStatus, VersionStatus
 from service.models import (
     Job,
     JobArtifact,
@@ -97,7 +97,7 @@ def _count_jobs(session: Session) -> list[JobCount]:
     since = case((Job.status == JobStatus.RUNNING, Job.started_at), else_=Job.queued_at)
     seconds = _seconds_since(since)
     classes = [(seconds <= limit, literal(name)) for name, limit in AGES]
-    is_open = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    is_open = Job.status.in_(OPEN_STATUSES)
     age = case((~is_open, literal("")), *classes, else_=literal(OLDER)).label("age")
     statement = select(Job.kind, Job.status, age, func.count()).group_by(
         Job.kind, Job.status, text("age")

@@ -21,7 +21,7 @@ from excise.cli.output import (
     printed_after_work,
 )
 from excise.intake.local_files import MAX_PATCH_BYTES, read_file
-from excise.names import ExportForm, GateOutcome
+from excise.names import ExportForm, GateOutcome, Granularity
 from service.errors import ExciseError
 
 if TYPE_CHECKING:
@@ -207,9 +207,9 @@ def _describe_modules(patch: Patch, *, every: bool) -> Iterator[str]:
         yield f"other modules: {len(rest)}, with {count} {patch.granularity}s (--all lists them)"
 
 
-def _describe_indices(indices: Sequence[int], granularity: str, every: bool) -> str:
+def _describe_indices(indices: Sequence[int], granularity: Granularity, every: bool) -> str:
     """Return a module's first indices and how many follow; for weights, only their number."""
-    if granularity == "weight":
+    if granularity is Granularity.WEIGHT:
         return f"{len(indices)} weights"
     shown = indices if every else indices[:LISTED_INDICES]
     more = len(indices) - len(shown)

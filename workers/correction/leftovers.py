@@ -135,7 +135,10 @@ def find_leftovers(
 
 
 def list_words(text: str) -> Gram:
-    """Return the words of a text in lower case; in scripts without spaces, each sign is a word."""
+    """Return the words of a text in lower case; in scripts without spaces, each sign is a word.
+
+    Unlike in `workers.words.list_words`, an apostrophe or hyphen within a word does not end it.
+    """
     return tuple(_WORD.findall(normalise(text).casefold()))
 
 

@@ -125,6 +125,7 @@ def prepare_behaviour(
     counter.expect(work.answer_anew(chosen))
     counter.expect(work.draw_more(learning))
     measured = run(chosen, 2 * seed)
+    # negative, because screening and measuring take seeds from 0
     explored = run(learning, -1 - seed, EXPLORING_DRAWS) if learning else {}
     outcomes = tuple(
         PromptOutcome(
