@@ -51,7 +51,7 @@ while kill -0 "$child" 2> /dev/null; do # a signal ends `wait` before the child 
 done
 
 is_new=false
-if [ "$EXCISE_MODE" = gate ] && [ -f "$report" ] &&
+if [ "$EXCISE_MODE" = gate ] && [[ $code = 0 || $code = 100 ]] && [ -f "$report" ] &&
     ! grep -q '^  "is_against_cached": true' "$report"; then
     is_new=true
     find "$EXCISE_CACHE/figures" -name '*.figures' ! -newer "$started" -delete 2> /dev/null || true

@@ -107,6 +107,9 @@ def test_a_run_without_a_verdict_never_leaves_an_earlier_one(
     dying = write_dying(repository / "dying", command, end)
     second = run(repository, dying, server, model="models/base", against="models/base")
     assert second.outputs["action"] == {"exit-code": str(code), "report": ""}
+    assert not any("cache/save" in name for name in second.used), "nothing was measured"
+    assert list((repository / ".temp/excise/cache/figures").glob("*.figures"))
+    assert not any(name.startswith(UPLOAD) for name in second.used), "of another run"
     (comment,) = found.comments
     assert "no verdict" in comment["body"]
     assert "✅" not in comment["body"] + second.summary
