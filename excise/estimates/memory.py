@@ -67,7 +67,7 @@ MOST_SHARES: Mapping[Granularity, float] = {
 REFINED = 2
 """Factor by which the preset `thorough` may exceed its largest listed amount."""
 
-SHORTLIST_BYTES = 3 * 14 + 7
+SHORTLIST_BYTES = 3 * 16 + 7
 """Bytes per candidate that attribution stores at most: between two segments it keeps three times as
 many candidates, exactly, and at the end rounded ones (docs/decisions/0020)."""
 

@@ -190,8 +190,13 @@ def combine_general(answers: Mapping[Side, Relevance]) -> Relevance | GeneralCos
     )
 
 
-def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) -> bytes:
-    """Return the relevance as compressed safetensors bytes, with counts stored as tensors."""
+def serialise_relevance(
+    relevances: Mapping[Granularity, ContrastiveRelevance], *, compression: int = _COMPRESSION
+) -> bytes:
+    """Return the relevance as zlib-compressed safetensors bytes, with counts stored as tensors.
+
+    `compression` is zlib's level; 0 stores the bytes as they are.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for granularity, relevance in relevances.items():
         general = relevance.general
@@ -208,7 +213,7 @@ def serialise_relevance(relevances: Mapping[Granularity, ContrastiveRelevance]) 
             for side, mapping in sides.items():
                 for name, values in mapping.items():
                     tensors[_key(granularity, side, number, name)] = values.clone()
-    return zlib.compress(save_safetensors(tensors), _COMPRESSION)
+    return zlib.compress(save_safetensors(tensors), compression)
 
 
 def _store_shortlist(granularity: Granularity, shortlist: Shortlist) -> dict[str, torch.Tensor]:

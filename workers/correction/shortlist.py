@@ -85,7 +85,11 @@ class Shortlisting:
         return replace(merge_relevance([kept], _round), shortlist=kept.shortlist)
 
     def to_bytes(self) -> bytes:
-        """Return the current state, after at least one layer."""
+        """Return the current state, after at least one layer.
+
+        It is not compressed: exact figures would shrink by a fifth, and that would take 7.5 s after
+        each segment of a model of 1.1 billion weights (2026-12-01).
+        """
         assert self._kept is not None
         state = {
             "layers_left": self.layers_left,
@@ -96,7 +100,8 @@ class Shortlisting:
         tensors = {
             _STATE: torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8),
             _KEPT: torch.frombuffer(
-                bytearray(serialise_relevance({WEIGHT: self._kept})), dtype=torch.uint8
+                bytearray(serialise_relevance({WEIGHT: self._kept}, compression=0)),
+                dtype=torch.uint8,
             ),
         }
         return save_safetensors(tensors)
